@@ -1,0 +1,302 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "kernels/random.h"
+#include "kernels/tensor.h"
+
+// Every kernel the program has, grouped by family. A backend implements all of them; one missing is a compile
+// error. Conventions that hold throughout:
+//
+//   R         rows of an activation: batch * context; x [R,C] is row-major and contiguous
+//   compute   the dtype of activations and their gradients: f32 or bf16 (f64 in the tests' reference backend)
+//   master    the dtype of parameters, their gradients and statistics: f32 (f64 in the reference backend)
+//   accumulate  true: the result is added to what the output holds; false: the output is overwritten, whatever
+//               it held (uninitialised memory included)
+//
+// Sums are taken in at least float32. Every kernel is deterministic: the same inputs, thread count and machine
+// give the same bits. Output tensors must not overlap inputs unless a comment says "may be in place".
+// A dtype or shape a kernel does not support throws std::logic_error naming it (the caller's mistake).
+
+namespace spectrain {
+
+// ---------------------------------------------------------------------------------------------- memory
+
+// Memory owned by a backend, freed with the object. Aligned to 64 bytes; contents are uninitialised.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  Tensor view(DType dtype, Shape shape, std::size_t offset = 0) const;  // throws when it would not fit
+
+ protected:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+class MemoryKernels {
+ public:
+  // Throws Error "no room for 1.2 GB of <name> on cpu (3.0 GB in use)" when there is none.
+  virtual std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) = 0;
+  virtual std::size_t allocated_bytes() const = 0;  // sum over live buffers and prepared matrices
+  virtual void fill(const Tensor& x, double value) = 0;
+  virtual void copy(const Tensor& from, const Tensor& to) = 0;  // same numel; converts between float dtypes
+  virtual void copy_from_host(const Tensor& to, const void* from) = 0;  // to.bytes() bytes, same dtype
+  virtual void copy_to_host(void* to, const Tensor& from) = 0;
+  virtual void synchronize() = 0;  // returns when everything asked for so far is done
+
+ protected:
+  ~MemoryKernels() = default;
+};
+
+// ---------------------------------------------------------------------------------------------- matrices
+
+// A weight matrix [N,K] in the form the matrix products of this backend read fastest (packed panels on the CPU,
+// a bf16 copy on a GPU, nothing at all in the reference). Made once, refreshed after each optimizer step.
+class PreparedMatrix {
+ public:
+  virtual ~PreparedMatrix() = default;
+  std::int64_t rows() const { return rows_; }
+  std::int64_t cols() const { return cols_; }
+
+ protected:
+  std::int64_t rows_ = 0, cols_ = 0;
+};
+
+enum class Activation : std::uint8_t {
+  none,
+  gelu,       // x * Phi(x), exact (erf)
+  gelu_tanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
+  relu2,      // max(x, 0)^2  (So et al. 2021, "Primer")
+};
+
+class MatrixKernels {
+ public:
+  // `backward`: the matrix will also be used by linear_backward_input.
+  virtual std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) = 0;
+  virtual std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const = 0;
+  virtual void refresh(PreparedMatrix& matrix, const Tensor& master) = 0;
+
+  // y[R,N] = act(x[R,K] . W[N,K]^T + bias[N]).  bias: master dtype or empty. y: compute dtype or master dtype.
+  // pre (optional, [R,N], y's dtype): also receives the value before the activation.
+  virtual void linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act,
+                      const Tensor& pre, const Tensor& y) = 0;
+  // dx[R,K] (+)= dy[R,N] . W[N,K]
+  virtual void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
+                                     bool accumulate) = 0;
+  // dW[N,K] (+)= dy[R,N]^T . x[R,K];  dW in master dtype
+  virtual void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) = 0;
+  // db[N] (+)= sum over rows of dy[R,N];  db in master dtype
+  virtual void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) = 0;
+
+  // c[M,N] = alpha op(a) . op(b) + beta c;  a, b of one dtype (f32, bf16), c of that dtype or f32. For optimizers.
+  virtual void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha,
+                      float beta, const Tensor& c) = 0;
+  // c[M,M] = alpha a[M,K] . a^T + beta d[M,M];  d symmetric, same dtype as c, or empty. c is exactly symmetric:
+  // one triangle is computed, both are written. With a symmetric, a . a^T = a^2.
+  virtual void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) = 0;
+
+ protected:
+  ~MatrixKernels() = default;
+};
+
+// ---------------------------------------------------------------------------------------------- elementwise
+
+class ActivationKernels {
+ public:
+  virtual void activation(Activation act, const Tensor& x, const Tensor& y) = 0;  // may be in place
+  // dx = dy * act'(x). For relu2 `saved` is the OUTPUT y (dx = 2 sqrt(y) dy), for the others the input x.
+  virtual void activation_backward(Activation act, const Tensor& dy, const Tensor& saved,
+                                   const Tensor& dx) = 0;  // dx may be dy
+  // y[R,F] = silu(x[:, :F]) * x[:, F:];  x [R,2F] = gate | up  (Shazeer 2020)
+  virtual void swiglu(const Tensor& x, const Tensor& y) = 0;
+  virtual void swiglu_backward(const Tensor& dy, const Tensor& x, const Tensor& dx) = 0;
+  virtual void add(const Tensor& a, const Tensor& b, const Tensor& y) = 0;  // y = a + b; may be in place
+  virtual void scale(const Tensor& x, double factor, const Tensor& y) = 0;  // y = factor x; may be in place
+
+ protected:
+  ~ActivationKernels() = default;
+};
+
+enum class NormKind : std::uint8_t {
+  layer,  // (x - mean) / sqrt(var + eps) * gain + bias   (biased variance)
+  rms,    // x / sqrt(mean(x^2) + eps) * gain
+};
+
+class NormKernels {
+ public:
+  // x, y [R,C]; gain, bias [C] master or empty; mean (layer only), rstd [R] master, or empty when not wanted.
+  virtual void norm(NormKind kind, const Tensor& x, const Tensor& gain, const Tensor& bias, double eps,
+                    const Tensor& y, const Tensor& mean, const Tensor& rstd) = 0;
+  // sum = a + b (rounded to compute), y = norm(sum): exactly add() followed by norm(). sum may be a or b.
+  virtual void add_norm(NormKind kind, const Tensor& a, const Tensor& b, const Tensor& gain, const Tensor& bias,
+                        double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                        const Tensor& rstd) = 0;
+  // dx (+)= d norm / dx; dgain, dbias [C] master (+)= if not empty.
+  virtual void norm_backward(NormKind kind, const Tensor& dy, const Tensor& x, const Tensor& gain,
+                             const Tensor& mean, const Tensor& rstd, const Tensor& dx, bool accumulate,
+                             const Tensor& dgain, const Tensor& dbias, bool accumulate_parameters) = 0;
+
+ protected:
+  ~NormKernels() = default;
+};
+
+// ---------------------------------------------------------------------------------------------- attention
+
+// A packed row of qkv holds heads*head_dim of q, then kv_heads*head_dim of k, then as much of v.
+// Query head h reads key/value head h / (heads / kv_heads).
+struct HeadLayout {
+  std::int64_t batch = 0, context = 0;
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::int64_t rows() const { return batch * context; }
+  std::int64_t packed() const { return (heads + 2 * kv_heads) * head_dim; }
+  std::int64_t width() const { return heads * head_dim; }
+  bool operator==(const HeadLayout&) const = default;
+};
+
+enum class RotaryPairs : std::uint8_t {
+  halves,       // element i with i + head_dim/2 (GPT-NeoX, speedrun)
+  interleaved,  // element 2i with 2i + 1 (the original RoPE paper, Llama's reference code)
+};
+
+// What happens to q and k before the attention: QK norm (RMS over each head, no gain), then rotation of pair i at
+// position t by the angle whose cosine and sine stand in cos, sin [context, head_dim/2] (master dtype):
+//   (x1, x2) -> (x1 cos - sign x2 sin, sign x1 sin + x2 cos),  sign = +1, or -1 (modded-nanogpt's direction)
+// Empty cos: no rotation. v passes through.
+struct QkTransform {
+  bool norm = false;
+  double eps = 0;
+  Tensor cos, sin;
+  RotaryPairs pairs = RotaryPairs::halves;
+  int sign = 1;
+};
+
+class AttentionKernels {
+ public:
+  // out [R,packed] may be in (in place). rstd [R, heads+kv_heads] master: written when t.norm, else may be empty.
+  virtual void qk_transform(const HeadLayout& layout, const QkTransform& t, const Tensor& in, const Tensor& out,
+                            const Tensor& rstd) = 0;
+  // From the OUTPUT of the forward pass and rstd: din [R,packed]; din may be dout (in place).
+  virtual void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
+                                     const Tensor& out, const Tensor& rstd, const Tensor& din) = 0;
+  // Causal: out[t] = sum_{s<=t} softmax_s(scale q_t.k_s) v_s, out [R, heads*head_dim];
+  // lse [batch, heads, context] master = log sum exp of the scaled scores (may be empty).
+  // Blocked with an online softmax (Dao et al. 2022): no T x T matrix is ever in memory.
+  virtual void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
+                         const Tensor& lse) = 0;
+  // dqkv [R,packed] overwritten; scores are recomputed from lse.
+  virtual void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
+                                  const Tensor& out, const Tensor& lse, const Tensor& dqkv) = 0;
+
+ protected:
+  ~AttentionKernels() = default;
+};
+
+// ---------------------------------------------------------------------------------------------- tokens in, loss out
+
+// Bounds logits before the softmax. `divisor` and `offset` belong to the sigmoid form only.
+struct Softcap {
+  enum class Kind : std::uint8_t {
+    none,
+    tanh,      // cap tanh(z / cap)                          (Gemma 2; modded-nanogpt records 9-18)
+    sigmoid,   // cap sigmoid((z + offset) / divisor)        (modded-nanogpt records 19 onward: 30, 0, 7.5)
+    rational,  // z cap / sqrt(z^2 + cap^2)                  (modded-nanogpt track 3: 15)
+  };
+  Kind kind = Kind::none;
+  double cap = 0, divisor = 1, offset = 0;
+  bool operator==(const Softcap&) const = default;
+};
+
+class TokenKernels {
+ public:
+  // out[r] = table[tokens[r]] (+ positions[r % context] if not empty); tables [V,C], [context or more, C] master.
+  virtual void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions,
+                         std::int64_t context, const Tensor& out) = 0;
+  // dtable[V,C] += , dpositions += (always added to: zero them first). Deterministic.
+  virtual void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context,
+                                  const Tensor& dtable, const Tensor& dpositions) = 0;
+  // losses[r] = -log softmax(cap(logits[r, :vocab]))[targets[r]], in master dtype; a target of -1 gives loss 0
+  // and gradient 0. logits [R,V] master dtype, V >= vocab: columns from vocab on are padding, outside the softmax.
+  // dlogits (optional, [R,V] compute or master dtype, may be logits) = gradient_scale * d loss / d logits
+  // (0 in the padding).
+  virtual void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
+                             double gradient_scale, const Tensor& losses, const Tensor& dlogits) = 0;
+
+ protected:
+  ~TokenKernels() = default;
+};
+
+// ---------------------------------------------------------------------------------------------- optimizer
+
+// One AdamW element: m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
+// w = w (1 - lr decay) - lr (m / c1) / (sqrt(v / c2) + eps),  c = 1 - b^step  (Loshchilov, Hutter 2019)
+struct AdamWStep {
+  double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
+  std::int64_t step = 1;          // counts from 1
+  double gradient_scale = 1;      // g is multiplied by this first (clipping)
+};
+
+class OptimizerKernels {
+ public:
+  virtual void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m, const Tensor& v) = 0;
+  // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.  All [n] master.
+  virtual void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
+                            const Tensor& u) = 0;
+  // w = keep w - step u;  u f32 or bf16. (decoupled decay: keep = 1 - lr decay; step = lr * shape scale)
+  virtual void apply_update(const Tensor& w, double keep, double step, const Tensor& u) = 0;
+  // y = a x + b y  (x, y of any float dtypes)
+  virtual void axpby(double a, const Tensor& x, double b, const Tensor& y) = 0;
+
+ protected:
+  ~OptimizerKernels() = default;
+};
+
+class ReductionKernels {
+ public:
+  virtual double sum_of_squares(const Tensor& x) = 0;  // in double, fixed order; NaN or inf if any element is
+  virtual double sum(const Tensor& x) = 0;             // in double, fixed order
+  virtual bool all_finite(const Tensor& x) = 0;
+
+ protected:
+  ~ReductionKernels() = default;
+};
+
+class RandomKernels {
+ public:
+  // Element i gets a value that depends on (key, i) alone, the same bits on every backend (random.h).
+  virtual void fill_uniform(const Tensor& x, RandomKey key, float low, float high) = 0;
+  virtual void fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) = 0;
+
+ protected:
+  ~RandomKernels() = default;
+};
+
+// ---------------------------------------------------------------------------------------------- the whole
+
+class Backend : public MemoryKernels,
+                public MatrixKernels,
+                public ActivationKernels,
+                public NormKernels,
+                public AttentionKernels,
+                public TokenKernels,
+                public OptimizerKernels,
+                public ReductionKernels,
+                public RandomKernels {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;   // "cpu", "cuda", "reference"
+  virtual std::string description() const = 0; // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
+  virtual DType master() const { return DType::f32; }
+};
+
+struct CpuOptions {
+  int threads = 0;        // 0: the cores this process may run on
+  bool use_onednn = true; // false: own matrix products only (what a build without oneDNN always does)
+};
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
+
+}  // namespace spectrain

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model/parameter.h"
+
+// A model is a plain function that records operations on a tape, once, for fixed shapes. compile() (program.h)
+// derives the backward pass, plans memory and returns a Program that is replayed without allocating.
+
+namespace spectrain {
+
+struct Value {
+  int id = -1;
+  explicit operator bool() const { return id >= 0; }
+};
+
+class Operation;  // operation.h
+
+class Tape {
+ public:
+  Tape();
+  ~Tape();
+  Tape(Tape&&) noexcept;
+  Tape& operator=(Tape&&) noexcept;
+
+  // ---- leaves
+  Value input(std::string_view name, Shape shape);  // i32, filled by the caller before each replay
+  // Names get the open scopes in front ("h.3." + "qkv"). Declaring a name twice with the same shape returns the
+  // same parameter (tied weights); with another shape it throws std::logic_error.
+  Value parameter(std::string_view name, Shape shape, Role role, Initializer init,
+                  std::vector<std::int64_t> splits = {}, std::int64_t logical_rows = 0);
+  Value constant(std::string_view name, Shape shape, std::vector<double> values);  // master dtype
+
+  // ---- operations; formulas and shapes are those of kernels/backend.h
+  // positions may be empty. Result [tokens.numel(), C]; row r is at position r % context.
+  Value embedding(Value tokens, Value table, Value positions, std::int64_t context);
+  Value linear(Value x, Value w, Value bias = {});
+  Value activation(Activation act, Value x);
+  Value swiglu(Value x);
+  Value add(Value a, Value b);
+  Value scale(Value x, double factor);
+  Value norm(NormKind kind, Value x, Value gain, Value bias, double eps);
+  // cos, sin: constants [>= context, head_dim/2] or empty values; only the first `layout.context` rows are read.
+  Value qk_transform(Value qkv, const HeadLayout& layout, bool norm, double eps, Value cos, Value sin,
+                     RotaryPairs pairs, int sign);
+  Value attention(Value qkv, const HeadLayout& layout, double scale);
+  // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x and
+  // head are made in the same pass. bias [V] may be empty.
+  Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap);
+
+  // ---- what was recorded
+  const std::vector<ParameterInfo>& parameters() const;
+  Shape shape(Value v) const;
+
+  // Prefixes the names declared while it lives: Scope in(t, "h", 3) gives "h.3.".
+  class Scope {
+   public:
+    Scope(Tape& tape, std::string_view name);
+    Scope(Tape& tape, std::string_view name, std::int64_t index);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Tape& tape_;
+    std::size_t length_;
+  };
+
+  struct Recording;  // program.cpp reads it
+  const Recording& recording() const { return *recording_; }
+  // For operations defined elsewhere: records op on inputs, returns its first output.
+  Value record(std::unique_ptr<Operation> op, std::vector<Value> inputs);
+
+ private:
+  std::unique_ptr<Recording> recording_;
+};
+
+}  // namespace spectrain

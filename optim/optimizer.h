@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model/parameter.h"
+#include "optim/schedule.h"
+
+namespace spectrain {
+
+struct AdamWOptions {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
+  bool operator==(const AdamWOptions&) const = default;
+};
+
+enum class NewtonSchulzTable : std::uint8_t { keller, polar_express, you, exact };
+struct NewtonSchulzOptions {
+  NewtonSchulzTable coefficients = NewtonSchulzTable::polar_express;
+  int steps = 0;              // 0: the table's own count (5; exact: 12)
+  DType precision = DType::f32;  // of the iterations: f32 or bf16; the norm is always f32
+  bool operator==(const NewtonSchulzOptions&) const = default;
+};
+
+// How large the step of an [out, in] matrix is: lr * scale * orthogonal factor.
+enum class ShapeScale : std::uint8_t {
+  original,   // sqrt(max(1, out / in))           (Jordan 2024)
+  match_rms,  // 0.2 sqrt(max(out, in))           (Moonlight, 2502.16982: learning rates of AdamW carry over)
+  unit_rms,   // sqrt(out / in)                   (spectral norm condition, Bernstein)
+};
+
+struct MuonOptions {
+  double lr = 0.02, momentum = 0.95, weight_decay = 0;
+  bool nesterov = true;
+  ShapeScale shape_scale = ShapeScale::original;
+  MomentumWarmup momentum_warmup;
+  NewtonSchulzOptions newton_schulz;
+  bool operator==(const MuonOptions&) const = default;
+};
+
+using RuleOptions = std::variant<AdamWOptions, MuonOptions>;
+
+struct GroupConfig {
+  std::vector<Role> parameters;  // every parameter's role must be in exactly one group
+  RuleOptions rule;
+  bool operator==(const GroupConfig&) const = default;
+};
+
+struct OptimizerConfig {
+  std::vector<GroupConfig> groups;
+  double clip = 0;  // global gradient norm is scaled down to this; 0: off
+  bool operator==(const OptimizerConfig&) const = default;
+};
+
+// A named piece of state, for checkpoints: "h.0.attention.qkv.momentum".
+struct StateTensor {
+  std::string name;
+  Tensor tensor;
+};
+
+struct StepReport {
+  double gradient_norm = 0;      // global, before clipping
+  bool finite = true;            // false: nothing was updated
+};
+
+class Optimizer {
+ public:
+  // Throws RequestError when a parameter is in no group or in two, or a group matches nothing.
+  Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config);
+  ~Optimizer();
+
+  // One step from the parameters' gradients. step counts from 0; lr_factor is the schedule's.
+  StepReport step(std::int64_t step, double lr_factor);
+
+  std::vector<StateTensor> state() const;
+  // The printed table: one line per group with roles, tensors, parameters, rule, lr, decay.
+  std::string describe() const;
+  // Bytes of state for these parameters, before anything is allocated.
+  static std::size_t state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
+                                 DType master);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace spectrain

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+
+namespace spectrain {
+
+enum class ScheduleShape : std::uint8_t { constant, cosine, linear, trapezoid };
+
+// The factor on every learning rate, over steps 0 .. steps-1.
+//   warm-up: (step + 1) / warmup for step < warmup, so that step 0 already learns and step warmup-1 is at 1
+//   cosine, linear: from 1 at step `warmup` down to `floor` at the last step
+//   trapezoid: 1 until the last `cooldown` share of the steps, then linear down to `floor` (Haegele et al. 2024)
+//   end_reached true: the last step has exactly `floor`. false: `floor` would come one step after the last, the
+//   speedrun's (N - step) / cooldown steps.
+struct ScheduleConfig {
+  ScheduleShape shape = ScheduleShape::trapezoid;
+  std::int64_t warmup = 0;      // steps
+  double cooldown = 0.3;        // share of all steps, trapezoid only
+  double floor = 0;             // lowest factor
+  bool end_reached = true;
+  bool operator==(const ScheduleConfig&) const = default;
+};
+
+double schedule_factor(const ScheduleConfig& c, std::int64_t step, std::int64_t steps);
+
+// momentum at a step: from `start` to `momentum` linearly over `steps` steps (0: always `momentum`).
+struct MomentumWarmup {
+  double start = 0.85;
+  std::int64_t steps = 0;
+  bool operator==(const MomentumWarmup&) const = default;
+};
+double momentum_at(const MomentumWarmup& w, double momentum, std::int64_t step);
+
+}  // namespace spectrain
