@@ -250,6 +250,9 @@ class OptimizerKernels {
   virtual void apply_update(const Tensor& w, double keep, double step, const Tensor& u) = 0;
   // y = a x + b y  (x, y of any float dtypes)
   virtual void axpby(double a, const Tensor& x, double b, const Tensor& y) = 0;
+  // y[C,R] = x[R,C]^T  (x, y of any float dtypes). The default is for memory the host can read; a backend on a
+  // device overrides it.
+  virtual void transpose(const Tensor& x, const Tensor& y);
 
  protected:
   ~OptimizerKernels() = default;
