@@ -5,12 +5,6 @@
 namespace spectrain {
 
 
-// memory.cpp
-std::unique_ptr<Buffer> CpuBackend::allocate(std::size_t bytes, std::string_view name) { throw std::logic_error("allocate: not here yet"); }
-void CpuBackend::fill(const Tensor& x, double value) { throw std::logic_error("fill: not here yet"); }
-void CpuBackend::copy(const Tensor& from, const Tensor& to) { throw std::logic_error("copy: not here yet"); }
-void CpuBackend::copy_from_host(const Tensor& to, const void* from) { throw std::logic_error("copy_from_host: not here yet"); }
-void CpuBackend::copy_to_host(void* to, const Tensor& from) { throw std::logic_error("copy_to_host: not here yet"); }
 
 // matrix_*.cpp
 std::unique_ptr<PreparedMatrix> CpuBackend::prepare(const Tensor& master, DType compute, bool backward) { throw std::logic_error("prepare: not here yet"); }
