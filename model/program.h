@@ -10,9 +10,9 @@
 
 namespace spectrain {
 
-// The memory of a tape's parameters: master values and gradients in flat buffers, and each matrix that takes part
-// in a product prepared for the backend. One Parameters serves several programs recorded by the same model
-// (training, validation, sampling).
+// The memory of a tape's parameters: master values and gradients in flat buffers, and each matrix that takes
+// part in a product prepared for the backend. One Parameters serves several programs recorded by the same
+// model (training, validation, sampling).
 class Parameters {
  public:
   // `compute`: dtype of the prepared matrices. `training`: gradients too, and matrices prepared for backward.
@@ -44,18 +44,19 @@ class Parameters {
 struct ProgramOptions {
   DType compute = DType::f32;
   bool training = true;
-  bool recompute = false;                      // run cheap operations (norms, activations) again in the backward
-                                               // pass instead of keeping their results
-  std::size_t logits_budget = 256u << 20;      // bytes of logits that may exist at a time
+  bool recompute = false;                  // run cheap operations (norms, activations) again in the backward
+                                           // pass instead of keeping their results
+  std::size_t logits_budget = 256u << 20;  // bytes of logits that may exist at a time
 };
 
 // What a program and its parameters will allocate, computed from shapes alone.
 struct MemoryPlan {
-  std::size_t weights = 0;      // master values
-  std::size_t prepared = 0;     // matrices in the form products read them
+  std::size_t weights = 0;   // master values
+  std::size_t prepared = 0;  // matrices in the form products read them
   std::size_t gradients = 0;
-  std::size_t activations = 0;  // kept from forward to backward or alive within a pass, after sharing by lifetime
-  std::size_t workspace = 0;    // logits chunks, inputs, constants
+  std::size_t activations =
+      0;  // kept from forward to backward or alive within a pass, after sharing by lifetime
+  std::size_t workspace = 0;  // logits chunks, inputs, constants
   std::size_t total() const { return weights + prepared + gradients + activations + workspace; }
 };
 MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOptions& options);
@@ -66,7 +67,8 @@ class Program {
   Program(const Tape& tape, Value losses, Parameters& parameters, const ProgramOptions& options);
   ~Program();
 
-  // Writes an input's elements (host memory, i32); throws std::logic_error for an unknown name or wrong count.
+  // Writes an input's elements (host memory, i32); throws std::logic_error for an unknown name or wrong
+  // count.
   void set_input(std::string_view name, std::span<const std::int32_t> values);
 
   void forward();
@@ -74,10 +76,10 @@ class Program {
   // (first micro-batch), added otherwise.
   void forward_backward(double gradient_scale, bool accumulate);
 
-  Tensor result() const;                 // the recorded value, after forward() or forward_backward()
+  Tensor result() const;  // the recorded value, after forward() or forward_backward()
   std::vector<double> host_result() const;
-  // The first value in forward order that holds a NaN or infinity ("h.3.attention.qkv", "h.3 norm"), "" when none:
-  // replays the last batch operation by operation.
+  // The first value in forward order that holds a NaN or infinity ("h.3.attention.qkv", "h.3 norm"), "" when
+  // none: replays the last batch operation by operation.
   std::string first_nonfinite();
 
  private:

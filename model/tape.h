@@ -8,8 +8,9 @@
 #include "kernels/backend.h"
 #include "model/parameter.h"
 
-// A model is a plain function that records operations on a tape, once, for fixed shapes. compile() (program.h)
-// derives the backward pass, plans memory and returns a Program that is replayed without allocating.
+// A model is a plain function that records operations on a tape, once, for fixed shapes. compile()
+// (program.h) derives the backward pass, plans memory and returns a Program that is replayed without
+// allocating.
 
 namespace spectrain {
 
@@ -29,8 +30,8 @@ class Tape {
 
   // ---- leaves
   Value input(std::string_view name, Shape shape);  // i32, filled by the caller before each replay
-  // Names get the open scopes in front ("h.3." + "qkv"). Declaring a name twice with the same shape returns the
-  // same parameter (tied weights); with another shape it throws std::logic_error.
+  // Names get the open scopes in front ("h.3." + "qkv"). Declaring a name twice with the same shape returns
+  // the same parameter (tied weights); with another shape it throws std::logic_error.
   Value parameter(std::string_view name, Shape shape, Role role, Initializer init,
                   std::vector<std::int64_t> splits = {}, std::int64_t logical_rows = 0);
   Value constant(std::string_view name, Shape shape, std::vector<double> values);  // master dtype
@@ -44,12 +45,13 @@ class Tape {
   Value add(Value a, Value b);
   Value scale(Value x, double factor);
   Value norm(NormKind kind, Value x, Value gain, Value bias, double eps);
-  // cos, sin: constants [>= context, head_dim/2] or empty values; only the first `layout.context` rows are read.
+  // cos, sin: constants [>= context, head_dim/2] or empty values; only the first `layout.context` rows are
+  // read.
   Value qk_transform(Value qkv, const HeadLayout& layout, bool norm, double eps, Value cos, Value sin,
                      RotaryPairs pairs, int sign);
   Value attention(Value qkv, const HeadLayout& layout, double scale);
-  // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x and
-  // head are made in the same pass. bias [V] may be empty.
+  // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x
+  // and head are made in the same pass. bias [V] may be empty.
   Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap);
 
   // ---- what was recorded
@@ -72,11 +74,13 @@ class Tape {
 
   struct Recording;  // program.cpp reads it
   const Recording& recording() const { return *recording_; }
+  // Programs keep what they replay alive: a tape may go before them.
+  std::shared_ptr<const Recording> share() const { return recording_; }
   // For operations defined elsewhere: records op on inputs, returns its first output.
   Value record(std::unique_ptr<Operation> op, std::vector<Value> inputs);
 
  private:
-  std::unique_ptr<Recording> recording_;
+  std::shared_ptr<Recording> recording_;
 };
 
 }  // namespace spectrain

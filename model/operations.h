@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+
+#include "model/operation.h"
+
+// The operations of the tape. Formulas and shapes are those of the kernels in kernels/backend.h.
+
+namespace spectrain {
+
+std::unique_ptr<Operation> make_embedding(std::int64_t context);  // tokens, table, positions
+std::unique_ptr<Operation> make_linear();                         // x, w, bias
+std::unique_ptr<Operation> make_activation(Activation act);       // x
+std::unique_ptr<Operation> make_swiglu();                         // x
+std::unique_ptr<Operation> make_add();                            // a, b
+std::unique_ptr<Operation> make_scale(double factor);             // x
+std::unique_ptr<Operation> make_norm(NormKind kind, double eps);  // x, gain, bias
+std::unique_ptr<Operation> make_qk_transform(const HeadLayout& layout, bool norm, double eps,
+                                             RotaryPairs pairs,
+                                             int sign);                             // qkv, cos, sin
+std::unique_ptr<Operation> make_attention(const HeadLayout& layout, double scale);  // qkv
+std::unique_ptr<Operation> make_cross_entropy(std::int64_t vocab,
+                                              const Softcap& cap);  // x, head, bias, targets
+
+// Forward fusions: one kernel for two recorded operations, with the backward passes of both unchanged.
+// nullptr when `op` is not of that kind.
+const Activation* activation_of(const Operation& op);
+struct NormOptions {
+  NormKind kind;
+  double eps;
+};
+const NormOptions* norm_of(const Operation& op);
+bool is_linear(const Operation& op);
+bool is_add(const Operation& op);
+void linear_activation_forward(const Run& linear, Activation act, const Tensor& pre, const Tensor& y);
+void add_norm_forward(const Run& add, const NormOptions& options, const Run& norm);
+
+}  // namespace spectrain

@@ -1,0 +1,260 @@
+#include "model/program.h"
+
+#include <fmt/format.h>
+
+#include "model/operations.h"
+#include "model/plan.h"
+
+namespace spectrain {
+
+using Kind = Tape::Recording::Kind;
+
+std::size_t leaf_bytes(const Tape& tape, DType master) {
+  std::size_t bytes = 0;
+  for (const Tape::Recording::ValueInfo& v : tape.recording().values)
+    if (v.kind == Kind::input || v.kind == Kind::constant)
+      bytes += align_up(static_cast<std::size_t>(v.shape.numel()) *
+                        size_of(v.kind == Kind::input ? DType::i32 : master));
+  return bytes;
+}
+
+// An action with its tensors resolved, ready to be replayed.
+struct Step {
+  const Action* action = nullptr;
+  const Operation* op = nullptr;
+  const Operation* partner = nullptr;
+  Run run, partner_run;
+};
+
+struct Program::Impl {
+  Impl(const Tape& t, Value result, Parameters& p, const ProgramOptions& o)
+      : recording(t.share()),
+        parameters(p),
+        backend(p.backend()),
+        options(o),
+        plan(make_plan(t, result, backend.master(), o)),
+        result_tensor() {
+    allocate(t);
+    for (const Action& a : plan.actions) steps.push_back(resolve(t, a));
+    result_tensor = tensor(plan.result);
+  }
+
+  void allocate(const Tape& t) {
+    if (plan.arena_bytes) arena = backend.allocate(plan.arena_bytes, "activations");
+    if (plan.workspace_bytes) workspace = backend.allocate(plan.workspace_bytes, "workspace");
+    if (const std::size_t bytes = leaf_bytes(t, backend.master())) leaves = backend.allocate(bytes, "inputs");
+    const Tape::Recording& r = t.recording();
+    leaf_tensors.resize(r.values.size());
+    std::size_t offset = 0;
+    for (std::size_t i = 0; i < r.values.size(); ++i) {
+      const Tape::Recording::ValueInfo& v = r.values[i];
+      if (v.kind == Kind::parameter) {
+        const ParameterInfo& own = r.parameters[static_cast<std::size_t>(v.index)];
+        const int index = parameters.find(own.name);
+        if (index < 0 || parameters.info(static_cast<std::size_t>(index)).shape != own.shape)
+          throw std::logic_error(
+              fmt::format("parameter {} {} is not among those of the model", own.name, own.shape.str()));
+        parameter_index.push_back(static_cast<std::size_t>(index));
+        leaf_tensors[i] = parameters.view(static_cast<std::size_t>(index)).value;
+      } else if (v.kind != Kind::result) {
+        leaf_tensors[i] =
+            leaves->view(v.kind == Kind::input ? DType::i32 : backend.master(), v.shape, offset);
+        offset += align_up(leaf_tensors[i].bytes());
+        if (v.kind == Kind::input) inputs.emplace(v.name, leaf_tensors[i]);
+        if (v.kind == Kind::constant)
+          set_constant(leaf_tensors[i], r.constants[static_cast<std::size_t>(v.index)]);
+      }
+    }
+  }
+
+  void set_constant(const Tensor& x, const Tape::Recording::Constant& c) {
+    if (x.dtype == DType::f64) {
+      backend.copy_from_host(x, c.values.data());
+    } else {
+      const std::vector<float> narrow(c.values.begin(), c.values.end());
+      backend.copy_from_host(x, narrow.data());
+    }
+  }
+
+  Tensor tensor(const Place& p) const {
+    const DType dtype = p.master ? backend.master() : options.compute;
+    const auto i = static_cast<std::size_t>(p.index);
+    switch (p.kind) {
+      case Place::Kind::none:
+        return {};
+      case Place::Kind::value:
+        return leaf_tensors[i];
+      case Place::Kind::storage:
+        return arena->view(dtype, p.shape, plan.storages[i].offset);
+      case Place::Kind::parameter_gradient:
+        return parameters.view(parameter_index[i]).gradient;
+    }
+    throw std::logic_error("unknown place");
+  }
+  std::vector<Tensor> tensors(const std::vector<Place>& places) const {
+    std::vector<Tensor> list;
+    for (const Place& p : places) list.push_back(tensor(p));
+    return list;
+  }
+
+  void resolve_prepared(const Tape::Recording& r, int node, const Operation& op, Run& run) const {
+    const std::vector<int>& in = r.nodes[static_cast<std::size_t>(node)].inputs;
+    run.prepared.assign(in.size(), nullptr);
+    for (std::size_t k = 0; k < in.size(); ++k)
+      if (in[k] >= 0 && op.prepared_input(k)) {
+        const int declared = r.values[static_cast<std::size_t>(in[k])].index;
+        run.prepared[k] = &parameters.prepared(parameter_index[static_cast<std::size_t>(declared)]);
+      }
+  }
+
+  Step resolve(const Tape& t, const Action& a) const {
+    const Tape::Recording& r = t.recording();
+    Step s;
+    s.action = &a;
+    s.run.backend = s.partner_run.backend = &backend;
+    s.run.compute = s.partner_run.compute = options.compute;
+    s.run.in = tensors(a.in);
+    s.run.out = tensors(a.out);
+    s.run.dout = tensors(a.dout);
+    s.run.din = tensors(a.din);
+    s.run.accumulate = a.accumulate;
+    if (workspace)
+      s.run.workspace =
+          workspace->view(DType::i32, Shape{static_cast<std::int64_t>(plan.workspace_bytes / 4)});
+    if (a.node >= 0) {
+      s.op = r.nodes[static_cast<std::size_t>(a.node)].op.get();
+      resolve_prepared(r, a.node, *s.op, s.run);
+    }
+    if (a.partner >= 0) {
+      s.partner = r.nodes[static_cast<std::size_t>(a.partner)].op.get();
+      s.partner_run.in = tensors(a.partner_in);
+      s.partner_run.out = tensors(a.partner_out);
+    }
+    return s;
+  }
+
+  void play(Step& s) {
+    switch (s.action->kind) {
+      case Action::Kind::forward:
+        s.op->forward(s.run);
+        break;
+      case Action::Kind::linear_activation:
+        linear_activation_forward(s.run, *activation_of(*s.partner), s.run.out[0], s.partner_run.out[0]);
+        break;
+      case Action::Kind::add_norm:
+        add_norm_forward(s.run, *norm_of(*s.partner), s.partner_run);
+        break;
+      case Action::Kind::backward:
+        s.op->backward(s.run);
+        break;
+      case Action::Kind::add_gradient:
+        backend.add(s.run.din[0], s.run.dout[0], s.run.din[0]);
+        break;
+      case Action::Kind::copy_gradient:
+        backend.copy(s.run.dout[0], s.run.din[0]);
+        break;
+    }
+  }
+
+  void begin_pass(double gradient_scale, bool accumulate) {
+    for (Step& s : steps) {
+      s.run.gradient_scale = gradient_scale;
+      for (const int k : s.action->first_writes) s.run.accumulate[static_cast<std::size_t>(k)] = accumulate;
+    }
+    if (!accumulate)
+      for (const int p : plan.zeroed_parameters)
+        backend.fill(parameters.view(parameter_index[static_cast<std::size_t>(p)]).gradient, 0);
+  }
+
+  std::shared_ptr<const Tape::Recording> recording;  // the steps point into it
+  Parameters& parameters;
+  Backend& backend;
+  ProgramOptions options;
+  Plan plan;
+  std::unique_ptr<Buffer> arena, workspace, leaves;
+  std::vector<Tensor> leaf_tensors;          // by value; empty for results
+  std::vector<std::size_t> parameter_index;  // of this tape's parameters in `parameters`
+  std::map<std::string, Tensor, std::less<>> inputs;
+  std::vector<Step> steps;
+  Tensor result_tensor;
+  std::vector<std::string> names;  // of the values each step makes, for messages
+  double last_scale = 1;
+};
+
+namespace {
+
+// What a step made, in words: "h.3.attention" for a value, "gradient of h.3.mlp.down.weight".
+std::string describe(const Tape::Recording& r, const Action& a) {
+  const int node = a.partner >= 0 ? a.partner : a.node;
+  const std::string where =
+      node < 0 ? "a residual"
+               : r.values[static_cast<std::size_t>(r.nodes[static_cast<std::size_t>(node)].outputs[0])].name;
+  if (a.kind != Action::Kind::backward || r.nodes[static_cast<std::size_t>(node)].op->is_loss()) return where;
+  return "the gradient through " + where;
+}
+
+}  // namespace
+
+Program::Program(const Tape& tape, Value losses, Parameters& parameters, const ProgramOptions& options)
+    : impl_(std::make_unique<Impl>(tape, losses, parameters, options)) {
+  for (const Action& a : impl_->plan.actions) impl_->names.push_back(describe(tape.recording(), a));
+}
+
+Program::~Program() = default;
+
+void Program::set_input(std::string_view name, std::span<const std::int32_t> values) {
+  const auto it = impl_->inputs.find(name);
+  if (it == impl_->inputs.end()) throw std::logic_error(fmt::format("the program has no input \"{}\"", name));
+  if (static_cast<std::int64_t>(values.size()) != it->second.numel())
+    throw std::logic_error(
+        fmt::format("input \"{}\" takes {} values, {} given", name, it->second.numel(), values.size()));
+  impl_->backend.copy_from_host(it->second, values.data());
+}
+
+void Program::forward() {
+  if (impl_->options.training)
+    throw std::logic_error("a training program runs forward_backward(); make another one for evaluation");
+  for (Step& s : impl_->steps) impl_->play(s);
+}
+
+void Program::forward_backward(double gradient_scale, bool accumulate) {
+  if (!impl_->options.training) throw std::logic_error("this program was made for evaluation only");
+  impl_->last_scale = gradient_scale;
+  impl_->begin_pass(gradient_scale, accumulate);
+  for (Step& s : impl_->steps) impl_->play(s);
+}
+
+Tensor Program::result() const { return impl_->result_tensor; }
+
+std::vector<double> Program::host_result() const {
+  const Tensor t = impl_->result_tensor;
+  std::vector<std::byte> raw(t.bytes());
+  impl_->backend.copy_to_host(raw.data(), t);
+  std::vector<double> values(static_cast<std::size_t>(t.numel()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (t.dtype == DType::f64)
+      values[i] = reinterpret_cast<const double*>(raw.data())[i];
+    else if (t.dtype == DType::f32)
+      values[i] = reinterpret_cast<const float*>(raw.data())[i];
+    else
+      values[i] = static_cast<float>(reinterpret_cast<const bf16*>(raw.data())[i]);
+  }
+  return values;
+}
+
+std::string Program::first_nonfinite() {
+  Impl& m = *impl_;
+  for (std::size_t i = 0; i < m.parameters.size(); ++i)
+    if (!m.backend.all_finite(m.parameters.view(i).value)) return "parameter " + m.parameters.info(i).name;
+  m.begin_pass(m.last_scale, false);
+  for (std::size_t k = 0; k < m.steps.size(); ++k) {
+    Step& s = m.steps[k];
+    m.play(s);
+    for (const auto* list : {&s.run.out, &s.partner_run.out, &s.run.din})
+      for (const Tensor& t : *list)
+        if (t && t.dtype != DType::i32 && !m.backend.all_finite(t)) return m.names[k];
+  }
+  return "";
+}
+
+}  // namespace spectrain
