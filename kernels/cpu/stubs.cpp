@@ -51,7 +51,5 @@ void CpuBackend::axpby(double a, const Tensor& x, double b, const Tensor& y) { t
 double CpuBackend::sum_of_squares(const Tensor& x) { throw std::logic_error("sum_of_squares: not here yet"); }
 double CpuBackend::sum(const Tensor& x) { throw std::logic_error("sum: not here yet"); }
 bool CpuBackend::all_finite(const Tensor& x) { throw std::logic_error("all_finite: not here yet"); }
-void CpuBackend::fill_uniform(const Tensor& x, RandomKey key, float low, float high) { throw std::logic_error("fill_uniform: not here yet"); }
-void CpuBackend::fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) { throw std::logic_error("fill_normal: not here yet"); }
 
 }  // namespace spectrain

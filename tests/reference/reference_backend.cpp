@@ -1,0 +1,159 @@
+#include "tests/reference/reference_backend.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+namespace spectrain {
+
+class ReferenceBuffer final : public Buffer {
+ public:
+  ReferenceBuffer(ReferenceBackend& owner, std::size_t bytes) : owner_(owner) {
+    data_ = std::malloc(bytes > 0 ? bytes : 1);
+    if (!data_) throw Error("no room in the reference backend");
+    // A kernel that reads what nobody wrote shall be noticed: fresh memory is NaN in every float dtype.
+    std::memset(data_, 0xff, bytes);
+    bytes_ = bytes;
+    owner_.allocated_ += bytes;
+  }
+  ~ReferenceBuffer() override {
+    std::free(data_);
+    owner_.allocated_ -= bytes_;
+  }
+  ReferenceBuffer(const ReferenceBuffer&) = delete;
+  ReferenceBuffer& operator=(const ReferenceBuffer&) = delete;
+
+ private:
+  ReferenceBackend& owner_;
+};
+
+namespace {
+
+double get(const Tensor& x, std::int64_t i) {
+  switch (x.dtype) {
+    case DType::f64:
+      return x.as<double>()[i];
+    case DType::f32:
+      return static_cast<double>(x.as<float>()[i]);
+    case DType::bf16:
+      return static_cast<double>(static_cast<float>(x.as<bf16>()[i]));
+    case DType::i32:
+      return x.as<std::int32_t>()[i];
+  }
+  throw std::logic_error("unknown dtype");
+}
+
+void put(const Tensor& x, std::int64_t i, double value) {
+  switch (x.dtype) {
+    case DType::f64:
+      x.as<double>()[i] = value;
+      return;
+    case DType::f32:
+      x.as<float>()[i] = static_cast<float>(value);
+      return;
+    case DType::bf16:
+      x.as<bf16>()[i] = bf16(static_cast<float>(value));
+      return;
+    case DType::i32:
+      x.as<std::int32_t>()[i] = static_cast<std::int32_t>(value);
+      return;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
+
+// ---- memory
+
+std::unique_ptr<Buffer> ReferenceBackend::allocate(std::size_t bytes, std::string_view) {
+  return std::make_unique<ReferenceBuffer>(*this, bytes);
+}
+
+void ReferenceBackend::fill(const Tensor& x, double value) {
+  for (std::int64_t i = 0; i < x.numel(); ++i) put(x, i, value);
+}
+
+void ReferenceBackend::copy(const Tensor& from, const Tensor& to) {
+  if (from.numel() != to.numel()) throw std::logic_error("copy: different numbers of elements");
+  for (std::int64_t i = 0; i < from.numel(); ++i) put(to, i, get(from, i));
+}
+
+void ReferenceBackend::copy_from_host(const Tensor& to, const void* from) {
+  std::memcpy(to.data, from, to.bytes());
+}
+
+void ReferenceBackend::copy_to_host(void* to, const Tensor& from) {
+  std::memcpy(to, from.data, from.bytes());
+}
+
+// ---- optimizer
+
+void ReferenceBackend::adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
+                             const Tensor& v) {
+  double *W = w.as<double>(), *M = m.as<double>(), *V = v.as<double>();
+  const double* G = g.as<double>();
+  const double c1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
+  const double c2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
+  for (std::int64_t i = 0; i < w.numel(); ++i) {
+    const double gradient = s.gradient_scale * G[i];
+    M[i] = s.beta1 * M[i] + (1 - s.beta1) * gradient;
+    V[i] = s.beta2 * V[i] + (1 - s.beta2) * gradient * gradient;
+    W[i] = W[i] * (1 - s.lr * s.weight_decay) - s.lr * (M[i] / c1) / (std::sqrt(V[i] / c2) + s.eps);
+  }
+}
+
+void ReferenceBackend::ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov,
+                                    const Tensor& m, const Tensor& u) {
+  double *M = m.as<double>(), *U = u.as<double>();
+  const double* G = g.as<double>();
+  for (std::int64_t i = 0; i < g.numel(); ++i) {
+    const double gradient = gradient_scale * G[i];
+    M[i] = mu * M[i] + (1 - mu) * gradient;
+    U[i] = nesterov ? mu * M[i] + (1 - mu) * gradient : M[i];
+  }
+}
+
+void ReferenceBackend::apply_update(const Tensor& w, double keep, double step, const Tensor& u) {
+  double* W = w.as<double>();
+  for (std::int64_t i = 0; i < w.numel(); ++i) W[i] = keep * W[i] - step * get(u, i);
+}
+
+void ReferenceBackend::axpby(double a, const Tensor& x, double b, const Tensor& y) {
+  for (std::int64_t i = 0; i < x.numel(); ++i) put(y, i, a * get(x, i) + (b == 0 ? 0 : b * get(y, i)));
+}
+
+// ---- reductions
+
+double ReferenceBackend::sum_of_squares(const Tensor& x) {
+  double s = 0;
+  for (std::int64_t i = 0; i < x.numel(); ++i) s += get(x, i) * get(x, i);
+  return s;
+}
+
+double ReferenceBackend::sum(const Tensor& x) {
+  double s = 0;
+  for (std::int64_t i = 0; i < x.numel(); ++i) s += get(x, i);
+  return s;
+}
+
+bool ReferenceBackend::all_finite(const Tensor& x) {
+  for (std::int64_t i = 0; i < x.numel(); ++i)
+    if (!std::isfinite(get(x, i))) return false;
+  return true;
+}
+
+// ---- random: the float values every backend gives, widened
+
+void ReferenceBackend::fill_uniform(const Tensor& x, RandomKey key, float low, float high) {
+  for (std::int64_t i = 0; i < x.numel(); ++i)
+    put(x, i, static_cast<double>(uniform_at(key, static_cast<std::uint64_t>(i), low, high)));
+}
+
+void ReferenceBackend::fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) {
+  for (std::int64_t i = 0; i < x.numel(); ++i)
+    put(x, i, static_cast<double>(normal_at(key, static_cast<std::uint64_t>(i), mean, deviation)));
+}
+
+}  // namespace spectrain

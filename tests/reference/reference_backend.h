@@ -1,0 +1,96 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/backend.h"
+
+// Every kernel in float64, as the plainest possible loops straight from the formulas in kernels/backend.h, on
+// one thread. Activations (compute) and parameters (master) are f64; tokens and targets i32. It shares
+// nothing with the other backends but the counter-based random generator, whose bits are a promise. Other
+// backends are compared with it, and its own gradients are compared with finite differences.
+
+namespace spectrain {
+
+class ReferenceBackend final : public Backend {
+ public:
+  std::string_view name() const override { return "reference"; }
+  std::string description() const override { return "float64 reference, one thread"; }
+  DType master() const override { return DType::f64; }
+
+  // reference_backend.cpp: memory, optimizer, reductions, random
+  std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) override;
+  std::size_t allocated_bytes() const override { return allocated_; }
+  void fill(const Tensor& x, double value) override;
+  void copy(const Tensor& from, const Tensor& to) override;
+  void copy_from_host(const Tensor& to, const void* from) override;
+  void copy_to_host(void* to, const Tensor& from) override;
+  void synchronize() override {}
+
+  void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m, const Tensor& v) override;
+  void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
+                    const Tensor& u) override;
+  void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override;
+  void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
+
+  double sum_of_squares(const Tensor& x) override;
+  double sum(const Tensor& x) override;
+  bool all_finite(const Tensor& x) override;
+  void fill_uniform(const Tensor& x, RandomKey key, float low, float high) override;
+  void fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) override;
+
+  // reference_matrix.cpp
+  std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) override;
+  std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override;
+  void refresh(PreparedMatrix& matrix, const Tensor& master) override;
+  void linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act, const Tensor& pre,
+              const Tensor& y) override;
+  void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
+                             bool accumulate) override;
+  void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override;
+  void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override;
+  void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
+              const Tensor& c) override;
+  void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) override;
+
+  // reference_layers.cpp: activations, norms, tokens
+  void activation(Activation act, const Tensor& x, const Tensor& y) override;
+  void activation_backward(Activation act, const Tensor& dy, const Tensor& saved, const Tensor& dx) override;
+  void swiglu(const Tensor& x, const Tensor& y) override;
+  void swiglu_backward(const Tensor& dy, const Tensor& x, const Tensor& dx) override;
+  void add(const Tensor& a, const Tensor& b, const Tensor& y) override;
+  void scale(const Tensor& x, double factor, const Tensor& y) override;
+
+  void norm(NormKind kind, const Tensor& x, const Tensor& gain, const Tensor& bias, double eps,
+            const Tensor& y, const Tensor& mean, const Tensor& rstd) override;
+  void add_norm(NormKind kind, const Tensor& a, const Tensor& b, const Tensor& gain, const Tensor& bias,
+                double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                const Tensor& rstd) override;
+  void norm_backward(NormKind kind, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& mean,
+                     const Tensor& rstd, const Tensor& dx, bool accumulate, const Tensor& dgain,
+                     const Tensor& dbias, bool accumulate_parameters) override;
+
+  void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions, std::int64_t context,
+                 const Tensor& out) override;
+  void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context,
+                          const Tensor& dtable, const Tensor& dpositions) override;
+  void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
+                     double gradient_scale, const Tensor& losses, const Tensor& dlogits) override;
+
+  // reference_attention.cpp
+  void qk_transform(const HeadLayout& layout, const QkTransform& t, const Tensor& in, const Tensor& out,
+                    const Tensor& rstd) override;
+  void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
+                             const Tensor& out, const Tensor& rstd, const Tensor& din) override;
+  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
+                 const Tensor& lse) override;
+  void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
+                          const Tensor& out, const Tensor& lse, const Tensor& dqkv) override;
+
+ private:
+  friend class ReferenceBuffer;
+  std::size_t allocated_ = 0;
+};
+
+std::unique_ptr<Backend> make_reference_backend();
+
+}  // namespace spectrain
