@@ -11,54 +11,63 @@
 
 namespace spectrain {
 
-// Everything a run needs, as YAML says it (configs/README.md is the reference). Plain values, defaults included.
+// Everything a run needs, as YAML says it (configs/README.md is the reference). Plain values, defaults
+// included.
 struct RunSection {
   std::string name = "run";
   std::string directory = "runs";  // the run's own directory is directory/name
   std::uint64_t seed = 1;
+  bool operator==(const RunSection&) const = default;
 };
 
 struct DataSection {
-  std::vector<std::string> train;       // shard files, patterns or directories
+  std::vector<std::string> train;  // shard files, patterns or directories
   std::vector<std::string> validation;
   DataOrder order = DataOrder::sequential;
-  std::string tokenizer;                // "bytes", "gpt2=<dir>" or a tokenizer file: what `sample` decodes with;
-                                        // empty: the tokenizer.json that `data pack` left beside the shards
+  std::string tokenizer;  // "bytes", "gpt2=<dir>" or a tokenizer file: what `sample` decodes with;
+                          // empty: the tokenizer.json that `data pack` left beside the shards
+  bool operator==(const DataSection&) const = default;
 };
 
 struct BatchSection {
-  std::int64_t tokens = 524288;   // per optimizer step, over all ranks
+  std::int64_t tokens = 524288;  // per optimizer step, over all ranks
   std::int64_t context = 1024;
-  std::int64_t micro_batch = 0;   // sequences in memory at a time; 0: chosen (largest that divides, <= 16384 tokens)
+  std::int64_t micro_batch =
+      0;  // sequences in memory at a time; 0: chosen (largest that divides, <= 16384 tokens)
+  bool operator==(const BatchSection&) const = default;
 };
 
 enum class Device : std::uint8_t { automatic, cpu, cuda };
 
 struct ComputeSection {
   Device device = Device::automatic;
-  DType precision = DType::bf16;    // of activations and products: f32 or bf16
-  int threads = 0;                  // CPU; 0: all cores this process may use
+  DType precision = DType::bf16;  // of activations and products: f32 or bf16
+  int threads = 0;                // CPU; 0: all cores this process may use
   bool recompute = false;
   std::int64_t logits_budget_mib = 256;
+  bool operator==(const ComputeSection&) const = default;
 };
 
 struct ValidationSection {
-  std::int64_t every = 125;          // steps; 0: only before the first and after the last step
-  std::int64_t tokens = 10485760;    // per validation; 0: the whole validation set
+  std::int64_t every = 125;        // steps; 0: only before the first and after the last step
+  std::int64_t tokens = 10485760;  // per validation; 0: the whole validation set
+  bool operator==(const ValidationSection&) const = default;
 };
 
 struct CheckpointSection {
-  std::int64_t every = 0;            // steps; 0: only at the end
-  int keep = 2;                      // newest complete ones kept; 0: all
+  std::int64_t every = 0;  // steps; 0: only at the end
+  int keep = 2;            // newest complete ones kept; 0: all
+  bool operator==(const CheckpointSection&) const = default;
 };
 
 struct TrainSection {
-  std::int64_t steps = 0;            // exactly one of steps and tokens is given
-  std::int64_t tokens = 0;           // steps = ceil(tokens / batch.tokens)
+  std::int64_t steps = 0;   // exactly one of steps and tokens is given
+  std::int64_t tokens = 0;  // steps = ceil(tokens / batch.tokens)
   ValidationSection validate;
   CheckpointSection checkpoint;
-  double target = 0;                 // validation loss whose first crossing is reported; 0: none
-  std::int64_t log_every = 1;        // steps between training lines of metrics.jsonl
+  double target = 0;           // validation loss whose first crossing is reported; 0: none
+  std::int64_t log_every = 1;  // steps between training lines of metrics.jsonl
+  bool operator==(const TrainSection&) const = default;
 };
 
 struct RunConfig {
@@ -71,16 +80,35 @@ struct RunConfig {
   ScheduleConfig schedule;
   TrainSection train;
 
-  std::int64_t steps() const;                 // of the whole run
-  std::int64_t sequences_per_step() const;    // batch.tokens / batch.context
+  std::int64_t steps() const;  // of the whole run: train.steps, or ceil(train.tokens / batch.tokens)
+  std::int64_t sequences_per_step() const;  // batch.tokens / batch.context
+  // Sequences in memory at a time: batch.micro_batch, or, where that is 0, the largest divisor of
+  // sequences_per_step() that holds at most kMicroBatchTokens tokens (at least one sequence).
+  std::int64_t micro_batch() const;
+  std::int64_t accumulation() const;  // micro-batches per step: sequences_per_step() / micro_batch()
+
+  bool operator==(const RunConfig&) const = default;
 };
 
-// Reads a YAML file, follows `base:` (relative to the file that names it; the nearer file wins, lists replace lists),
-// applies `--set key.path=value` overrides ("optimizer.0.lr=0.02"), checks every key, type and range.
-// Throws RequestError: "configs/x.yaml:12: unknown key 'optimizer.0.learning_rate'; did you mean 'lr'?".
-RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides);
+inline constexpr std::int64_t kMicroBatchTokens = 16384;
+
+// What a configuration is loaded for. A run needs everything; for a look at the model (`plan`, `bench`,
+// presets) data.train, the optimizer's groups and the length of the run may be missing: empty, or 0 steps.
+enum class ConfigUse : std::uint8_t { run, model };
+
+// Reads a YAML file, follows `base:` (relative to the file that names it; the nearer file wins, maps merge,
+// lists and scalars replace), applies `--set key.path=value` overrides ("optimizer.0.lr=0.02"), checks every
+// key, type and range and that the values fit each other. Of train.steps and train.tokens the nearer one
+// counts. Throws RequestError: 'configs/x.yaml:12: unknown key "optimizer.0.learning_rate"; did you mean
+// "lr"? (...)'.
+RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides,
+                      ConfigUse use = ConfigUse::run);
 
 // The effective configuration as YAML with every default written out; load_config of it gives the same run.
-std::string to_yaml(const RunConfig& config);
+// `comments`: the meaning of each key behind it.
+std::string to_yaml(const RunConfig& config, bool comments = false);
+
+// Every key with type, default, range and meaning, as lines of text.
+std::string key_reference();
 
 }  // namespace spectrain

@@ -1,0 +1,289 @@
+#include "train/config_keys.h"
+
+#include "fmt/format.h"
+
+namespace spectrain {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kMostTokens = 1e15;  // far beyond any run, and exact in a double
+
+Range at_least(double low) { return {low, kInfinity}; }
+Range above(double low) { return {low, kInfinity, true, false}; }
+Range within(double low, double high) { return {low, high}; }
+Range below_one() { return {0, 1, false, true}; }
+Range count_from(double low) { return {low, kMostTokens}; }
+
+template <class T>
+struct Word {
+  std::string_view word;
+  T value;
+};
+
+template <class T, std::size_t N>
+std::vector<std::string> words_of(const Word<T> (&table)[N]) {
+  std::vector<std::string> words;
+  for (const Word<T>& w : table) words.emplace_back(w.word);
+  return words;
+}
+
+template <class T, std::size_t N>
+std::size_t index_of(const Word<T> (&table)[N], T value) {
+  for (std::size_t i = 0; i < N; ++i)
+    if (table[i].value == value) return i;
+  throw std::logic_error("a configuration holds a value that has no word");
+}
+
+template <class T, std::size_t N>
+Choice choice(T& field, const Word<T> (&table)[N]) {
+  return {words_of(table), [&field, &table] { return index_of(table, field); },
+          [&field, &table](std::size_t i) { field = table[i].value; }};
+}
+
+constexpr Word<DataOrder> kOrders[] = {{"sequential", DataOrder::sequential},
+                                       {"shuffled", DataOrder::shuffled}};
+constexpr Word<Device> kDevices[] = {
+    {"auto", Device::automatic}, {"cpu", Device::cpu}, {"cuda", Device::cuda}};
+constexpr Word<DType> kPrecisions[] = {{"f32", DType::f32}, {"bf16", DType::bf16}};
+constexpr Word<Positions> kPositions[] = {
+    {"learned", Positions::learned}, {"rotary", Positions::rotary}, {"none", Positions::none}};
+constexpr Word<RotaryPairs> kPairs[] = {{"halves", RotaryPairs::halves},
+                                        {"interleaved", RotaryPairs::interleaved}};
+constexpr Word<int> kSigns[] = {{"1", 1}, {"-1", -1}};
+constexpr Word<MlpKind> kMlps[] = {{"gelu", MlpKind::gelu},
+                                   {"gelu_tanh", MlpKind::gelu_tanh},
+                                   {"relu2", MlpKind::relu2},
+                                   {"swiglu", MlpKind::swiglu}};
+constexpr Word<NormKind> kNorms[] = {{"layer", NormKind::layer}, {"rms", NormKind::rms}};
+constexpr Word<WeightInit> kInits[] = {{"normal", WeightInit::normal},
+                                       {"fan_in_normal", WeightInit::fan_in_normal},
+                                       {"fan_in_uniform", WeightInit::fan_in_uniform}};
+constexpr Word<Softcap::Kind> kCaps[] = {{"none", Softcap::Kind::none},
+                                         {"tanh", Softcap::Kind::tanh},
+                                         {"sigmoid", Softcap::Kind::sigmoid},
+                                         {"rational", Softcap::Kind::rational}};
+constexpr Word<Role> kRoles[] = {{"embedding", Role::embedding}, {"head", Role::head},
+                                 {"hidden", Role::hidden},       {"gain", Role::gain},
+                                 {"bias", Role::bias},           {"scalar", Role::scalar}};
+constexpr Word<NewtonSchulzTable> kTables[] = {{"keller", NewtonSchulzTable::keller},
+                                               {"polar_express", NewtonSchulzTable::polar_express},
+                                               {"you", NewtonSchulzTable::you},
+                                               {"exact", NewtonSchulzTable::exact}};
+constexpr Word<ShapeScale> kScales[] = {{"original", ShapeScale::original},
+                                        {"match_rms", ShapeScale::match_rms},
+                                        {"unit_rms", ShapeScale::unit_rms}};
+constexpr Word<ScheduleShape> kShapes[] = {{"constant", ScheduleShape::constant},
+                                           {"cosine", ScheduleShape::cosine},
+                                           {"linear", ScheduleShape::linear},
+                                           {"trapezoid", ScheduleShape::trapezoid}};
+
+void describe(KeyVisitor& v, RunSection& s) {
+  v.field("name", &s.name, {}, "of the run and of its directory");
+  v.field("directory", &s.directory, {}, "where run directories are made: directory/name");
+  v.field("seed", &s.seed, {}, "of the initial weights and of a shuffled data order");
+}
+
+void describe(KeyVisitor& v, Softcap& s) {
+  v.field("kind", choice(s.kind, kCaps), {},
+          "tanh: cap tanh(z/cap); sigmoid: cap sigmoid((z+offset)/divisor); rational: z cap/sqrt(z^2+cap^2)");
+  v.field("cap", &s.cap, at_least(0), "largest logit");
+  v.field("divisor", &s.divisor, above(0), "sigmoid only");
+  v.field("offset", &s.offset, {}, "sigmoid only");
+}
+
+void describe_attention(KeyVisitor& v, TransformerConfig& m) {
+  v.field("heads", &m.heads, within(1, 65536), "attention heads");
+  v.field("kv_heads", &m.kv_heads, within(0, 65536), "key and value heads; 0: as many as heads");
+  v.field("head_dim", &m.head_dim, within(0, 65536), "size of a head; 0: width / heads");
+  v.field("attention_scale", &m.attention_scale, at_least(0), "factor on q.k; 0: 1/sqrt(head_dim)");
+  v.field("qk_norm", &m.qk_norm, {}, "RMS norm of q and k per head, without gain, before the rotation");
+  v.field("positions", choice(m.positions, kPositions), {}, "how the model knows where a token stands");
+  v.field("rotary_base", &m.rotary_base, above(1), "angles are base^-(i/pairs)");
+  v.field("rotary_fraction", &m.rotary_fraction, {0, 1, true, false}, "share of the pairs that turns");
+  v.field("rotary_to_end", &m.rotary_to_end, {}, "true: angles base^-linspace(0, 1, pairs) (speedrun)");
+  v.field("rotary_pairs", choice(m.rotary_pairs, kPairs), {},
+          "halves: i with i + head_dim/2; interleaved: 2i, 2i+1");
+  v.field("rotary_sign", choice(m.rotary_sign, kSigns), {},
+          "direction of the rotation; -1 is modded-nanogpt's");
+}
+
+void describe_initialization(KeyVisitor& v, TransformerConfig& m) {
+  v.field(
+      "init", choice(m.init, kInits), {},
+      "normal: N(0, init_std^2); fan_in_normal: N(0, init_std^2/fan_in); fan_in_uniform: the same variance");
+  v.field("init_std", &m.init_std, at_least(0), "deviation of the hidden matrices (before the fan-in)");
+  v.field("embedding_std", &m.embedding_std, at_least(0), "deviation of the token embedding");
+  v.field("position_std", &m.position_std, at_least(0), "deviation of learned positions");
+  v.field("residual_scaling", &m.residual_scaling, {},
+          "projections into the residual start at 1/sqrt(2 layers)");
+  v.field("zero_init_projections", &m.zero_init_projections, {}, "they start at zero");
+  v.field("zero_init_head", &m.zero_init_head, {}, "the untied head starts at zero");
+}
+
+void describe(KeyVisitor& v, TransformerConfig& m) {
+  v.field("vocab", &m.vocab, within(1, 2147483647), "token ids are below this");
+  v.field("padded_vocab", &m.padded_vocab, within(0, 2147483647),
+          "rows of embedding and head; 0: vocab rounded up to a multiple of 128");
+  v.field("context", &m.context, within(1, 16777216), "longest sequence");
+  v.field("layers", &m.layers, within(1, 65536), "transformer blocks");
+  v.field("width", &m.width, within(1, 1048576), "of the residual stream");
+  describe_attention(v, m);
+  v.field("mlp", choice(m.mlp, kMlps), {}, "activation of the MLP");
+  v.field("mlp_width", &m.mlp_width, within(0, 16777216), "0: 4 width");
+  v.field("norm", choice(m.norm, kNorms), {}, "layer norm or RMS norm");
+  v.field("norm_gain", &m.norm_gain, {}, "norms have a gain");
+  v.field("norm_bias", &m.norm_bias, {}, "norms have a bias (layer norm only)");
+  v.field("norm_eps", &m.norm_eps, above(0), "added to the variance");
+  v.field("embedding_norm", &m.embedding_norm, {}, "a norm right after the embedding");
+  v.field("linear_bias", &m.linear_bias, {}, "biases of qkv, attention output and MLP");
+  v.field("head_bias", &m.head_bias, {}, "bias of the head");
+  v.field("tied", &m.tied, {}, "the head is the embedding");
+  v.section("softcap", "bound on the logits", [&](KeyVisitor& inside) { describe(inside, m.softcap); });
+  describe_initialization(v, m);
+  v.field("attention_residual_factor", &m.attention_residual_factor, {}, "x += factor * attention(...)");
+}
+
+void describe(KeyVisitor& v, DataSection& s) {
+  v.field("train", &s.train, {}, "token shards: files, patterns, directories");
+  v.field("validation", &s.validation, {}, "token shards for validation");
+  v.field("order", choice(s.order, kOrders), {},
+          "sequential: as in the files; shuffled: a new permutation each epoch");
+  v.field("tokenizer", &s.tokenizer, {},
+          "bytes, gpt2=<directory> or a tokenizer file, for sample; empty: tokenizer.json beside the shards");
+}
+
+void describe(KeyVisitor& v, BatchSection& s) {
+  v.field("tokens", &s.tokens, count_from(1), "per optimizer step, over all ranks");
+  v.field("context", &s.context, within(1, 16777216), "tokens of a training sequence");
+  v.field("micro_batch", &s.micro_batch, count_from(0),
+          "sequences in memory at a time; 0: the largest that divides, up to 16384 tokens");
+}
+
+void describe(KeyVisitor& v, ComputeSection& s) {
+  v.field("device", choice(s.device, kDevices), {}, "auto: a GPU where there is one");
+  v.field("precision", choice(s.precision, kPrecisions), {},
+          "of activations and products; weights are f32 always");
+  v.field("threads", &s.threads, within(0, 4096), "CPU threads; 0: all cores this process may use");
+  v.field("recompute", &s.recompute, {},
+          "norms and activations again in the backward pass: slower, less memory");
+  v.field("logits_budget_mib", &s.logits_budget_mib, within(1, 1048576),
+          "MiB of logits that exist at a time");
+}
+
+void describe(KeyVisitor& v, AdamWOptions& r) {
+  v.field("lr", &r.lr, at_least(0), "learning rate");
+  v.field("betas", Tuple{{&r.beta1, &r.beta2}}, below_one(), "decay of the first and second moment");
+  v.field("eps", &r.eps, above(0), "added to the root of the second moment");
+  v.field("weight_decay", &r.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
+}
+
+void describe(KeyVisitor& v, MuonOptions& r) {
+  v.field("lr", &r.lr, at_least(0), "learning rate");
+  v.field("momentum", &r.momentum, below_one(), "of the running mean of gradients");
+  v.field("nesterov", &r.nesterov, {}, "look one step ahead");
+  v.field("weight_decay", &r.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
+  v.field("shape_scale", choice(r.shape_scale, kScales), {},
+          "original: sqrt(max(1, out/in)); match_rms: 0.2 sqrt(max(out, in)); unit_rms: sqrt(out/in)");
+  v.section("momentum_warmup", "momentum grows from start over the first steps", [&](KeyVisitor& inside) {
+    inside.field("start", &r.momentum_warmup.start, below_one(), "momentum of the first step");
+    inside.field("steps", &r.momentum_warmup.steps, count_from(0),
+                 "until momentum is reached; 0: from the start");
+  });
+  v.section("newton_schulz", "the orthogonalisation", [&](KeyVisitor& inside) {
+    inside.field("coefficients", choice(r.newton_schulz.coefficients, kTables), {}, "table of the iteration");
+    inside.field("steps", &r.newton_schulz.steps, within(0, 100), "0: the table's own count");
+    inside.field("precision", choice(r.newton_schulz.precision, kPrecisions), {}, "of the iterations");
+  });
+}
+
+void describe(KeyVisitor& v, ScheduleConfig& s) {
+  v.field("shape", choice(s.shape, kShapes), {}, "of the factor on every learning rate");
+  v.field("warmup", &s.warmup, count_from(0), "steps of linear growth at the start");
+  v.field("cooldown", &s.cooldown, within(0, 1), "share of the steps with linear decline (trapezoid)");
+  v.field("floor", &s.floor, within(0, 1), "factor at the end");
+  v.field("end_reached", &s.end_reached, {},
+          "true: the last step has the floor; false: the step after it would");
+}
+
+void describe(KeyVisitor& v, TrainSection& s, double& clip) {
+  v.field("steps", &s.steps, count_from(0), "length of the run; or give tokens");
+  v.field("tokens", &s.tokens, count_from(0), "length of the run: steps = ceil(tokens / batch.tokens)");
+  v.field("clip", &clip, at_least(0), "largest norm of the whole gradient; 0: no clipping");
+  v.section("validate", "loss on the validation set", [&](KeyVisitor& inside) {
+    inside.field("every", &s.validate.every, count_from(0),
+                 "steps; 0: only before the first and after the last");
+    inside.field("tokens", &s.validate.tokens, count_from(0), "of each validation; 0: the whole set");
+  });
+  v.section("checkpoint", "saved states", [&](KeyVisitor& inside) {
+    inside.field("every", &s.checkpoint.every, count_from(0), "steps; 0: only at the end");
+    inside.field("keep", &s.checkpoint.keep, within(0, 1000000), "newest complete ones kept; 0: all");
+  });
+  v.field("target", &s.target, at_least(0), "validation loss whose first crossing is reported; 0: none");
+  v.field("log_every", &s.log_every, count_from(1), "steps between training lines of metrics.jsonl");
+}
+
+constexpr std::string_view kRules[] = {"adamw", "muon"};  // in the order of RuleOptions
+
+Choice rule_choice(GroupConfig& g) {
+  return {{kRules[0].data(), kRules[1].data()},
+          [&g] { return g.rule.index(); },
+          [&g](std::size_t i) {
+            if (i == 0) g.rule = AdamWOptions{};
+            if (i == 1) g.rule = MuonOptions{};
+          }};
+}
+static_assert(std::variant_size_v<RuleOptions> == std::size(kRules));
+
+Choices role_choices(GroupConfig& g) {
+  return {words_of(kRoles),
+          [&g] {
+            std::vector<std::size_t> indices;
+            for (const Role role : g.parameters) indices.push_back(index_of(kRoles, role));
+            return indices;
+          },
+          [&g](const std::vector<std::size_t>& indices) {
+            g.parameters.clear();
+            for (const std::size_t i : indices) g.parameters.push_back(kRoles[i].value);
+          }};
+}
+
+}  // namespace
+
+std::string Range::str() const {
+  const bool bounded_below = low != -kInfinity, bounded_above = high != kInfinity && high != kMostTokens;
+  if (bounded_below && bounded_above)
+    return fmt::format("in {}{}, {}{}", low_open ? '(' : '[', low, high, high_open ? ')' : ']');
+  if (bounded_below) return fmt::format("{} {}", low_open ? ">" : ">=", low);
+  if (bounded_above) return fmt::format("{} {}", high_open ? "<" : "<=", high);
+  return "";
+}
+
+std::string key_path(std::string_view section, std::string_view name) {
+  return section.empty() ? std::string(name) : fmt::format("{}.{}", section, name);
+}
+
+void describe(KeyVisitor& v, GroupConfig& group) {
+  v.field("parameters", role_choices(group), {}, "roles of the parameters that this group updates");
+  v.field("rule", rule_choice(group), {}, "how they are updated");
+  std::visit([&](auto& rule) { describe(v, rule); }, group.rule);
+}
+
+std::vector<GroupConfig> group_examples() {
+  return {GroupConfig{{}, MuonOptions{}}, GroupConfig{{}, AdamWOptions{}}};
+}
+
+void describe(KeyVisitor& v, RunConfig& c) {
+  v.section("run", "name and place of the run", [&](KeyVisitor& inside) { describe(inside, c.run); });
+  v.section("model", "the transformer", [&](KeyVisitor& inside) { describe(inside, c.model); });
+  v.section("data", "what it reads", [&](KeyVisitor& inside) { describe(inside, c.data); });
+  v.section("batch", "what one optimizer step sees", [&](KeyVisitor& inside) { describe(inside, c.batch); });
+  v.section("compute", "where and how it is computed",
+            [&](KeyVisitor& inside) { describe(inside, c.compute); });
+  v.groups("optimizer", "a list of groups; every role of the model in exactly one", c.optimizer.groups);
+  v.section("schedule", "the learning rates over the steps",
+            [&](KeyVisitor& inside) { describe(inside, c.schedule); });
+  v.section("train", "length of the run and what happens on the way",
+            [&](KeyVisitor& inside) { describe(inside, c.train, c.optimizer.clip); });
+}
+
+}  // namespace spectrain

@@ -1,0 +1,183 @@
+#include <string_view>
+
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+#include "train/config_keys.h"
+
+namespace spectrain {
+namespace {
+
+// Text stands without quotes only where no reader of YAML could take it for anything else.
+bool is_plain(std::string_view text) {
+  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  if (text.empty() || !(letter(text[0]) || text[0] == '/' || text[0] == '_')) return false;
+  for (const char c : text)
+    if (!letter(c) && !digit(c) && std::string_view("_-./*+=@").find(c) == std::string_view::npos)
+      return false;
+  std::string lower(text);
+  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  for (const std::string_view word : {"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+    if (lower == word) return false;
+  return true;
+}
+
+std::string quoted(std::string_view text) {
+  if (is_plain(text)) return std::string(text);
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+struct FieldText {
+  std::string operator()(const bool* field) const { return *field ? "true" : "false"; }
+  template <class T>
+  std::string operator()(const T* field) const {
+    return fmt::format("{}", *field);  // of a double: the fewest digits that read back as the same number
+  }
+  std::string operator()(const std::string* field) const { return quoted(*field); }
+  std::string operator()(const std::vector<std::string>* field) const {
+    std::vector<std::string> words;
+    for (const std::string& text : *field) words.push_back(quoted(text));
+    return fmt::format("[{}]", fmt::join(words, ", "));
+  }
+  std::string operator()(const Choice& choice) const { return choice.words[choice.get()]; }
+  std::string operator()(const Choices& choices) const {
+    std::vector<std::string> words;
+    for (const std::size_t i : choices.get()) words.push_back(choices.words[i]);
+    return fmt::format("[{}]", fmt::join(words, ", "));
+  }
+  std::string operator()(const Tuple& tuple) const {
+    std::vector<double> numbers;
+    for (const double* field : tuple.fields) numbers.push_back(*field);
+    return fmt::format("[{}]", fmt::join(numbers, ", "));
+  }
+};
+
+class Writer final : public KeyVisitor {
+ public:
+  explicit Writer(bool comments) : comments_(comments) {}
+
+  void field(std::string_view name, const Field& field, const Range&, std::string_view meaning) override {
+    line(fmt::format("{}: {}", name, std::visit(FieldText{}, field)), meaning);
+  }
+  void section(std::string_view name, std::string_view meaning,
+               const std::function<void(KeyVisitor&)>& inside) override {
+    line(fmt::format("{}:", name), meaning);
+    const std::string outer = indent_;
+    indent_ += "  ";
+    inside(*this);
+    indent_ = outer;
+  }
+  void groups(std::string_view name, std::string_view meaning, std::vector<GroupConfig>& groups) override {
+    line(fmt::format("{}:{}", name, groups.empty() ? " []" : ""), meaning);
+    const std::string outer = indent_;
+    indent_ += "    ";
+    for (GroupConfig& group : groups) {
+      dash_ = true;
+      describe(*this, group);
+    }
+    indent_ = outer;
+  }
+  std::string text;
+
+ private:
+  void line(std::string content, std::string_view meaning) {
+    std::string start = indent_;
+    if (dash_) start[start.size() - 2] = '-';
+    dash_ = false;
+    content = start + content;
+    text += comments_ ? fmt::format("{:<38}  # {}\n", content, meaning) : content + '\n';
+  }
+
+  bool comments_;
+  bool dash_ = false;  // the next line begins an element of a list
+  std::string indent_;
+};
+
+struct FieldType {
+  std::string operator()(const bool*) const { return "true or false"; }
+  std::string operator()(const double*) const { return "number"; }
+  template <class T>
+  std::string operator()(const T*) const {
+    return "integer";
+  }
+  std::string operator()(const std::string*) const { return "text"; }
+  std::string operator()(const std::vector<std::string>*) const { return "texts"; }
+  std::string operator()(const Choice& choice) const {
+    return fmt::format("{}", fmt::join(choice.words, " | "));
+  }
+  std::string operator()(const Choices& choices) const {
+    return fmt::format("list of {}", fmt::join(choices.words, " | "));
+  }
+  std::string operator()(const Tuple& tuple) const { return fmt::format("{} numbers", tuple.fields.size()); }
+};
+
+class Reference final : public KeyVisitor {
+ public:
+  void field(std::string_view name, const Field& field, const Range& range,
+             std::string_view meaning) override {
+    const bool required = std::holds_alternative<Choices>(field) || (name == "rule" && in_group_);
+    const std::string standard = required ? "required" : std::visit(FieldText{}, field);
+    std::string type = std::visit(FieldType{}, field);
+    if (const std::string allowed = range.str(); !allowed.empty()) type += ' ' + allowed;
+    text +=
+        fmt::format("  {:<44} {:<14} {}\n{:<61} {}\n", key_path(section_, name), standard, type, "", meaning);
+  }
+  void section(std::string_view name, std::string_view meaning,
+               const std::function<void(KeyVisitor&)>& inside) override {
+    const std::string outer = section_;
+    section_ = key_path(section_, name);
+    text += fmt::format("{}{}: {}\n", outer.empty() ? "\n" : "  ", section_, meaning);
+    inside(*this);
+    section_ = outer;
+  }
+  void groups(std::string_view name, std::string_view meaning, std::vector<GroupConfig>&) override {
+    text += fmt::format("\n{}: {}\n", name, meaning);
+    in_group_ = true;
+    for (GroupConfig& group : group_examples()) {
+      const std::string rule = std::holds_alternative<MuonOptions>(group.rule) ? "muon" : "adamw";
+      text += fmt::format("  a group with rule: {}\n", rule);
+      section_ = fmt::format("{}.N", name);
+      describe(*this, group);
+    }
+    section_.clear();
+    in_group_ = false;
+  }
+  std::string text;
+
+ private:
+  std::string section_;
+  bool in_group_ = false;
+};
+
+}  // namespace
+
+std::string to_yaml(const RunConfig& config, bool comments) {
+  RunConfig copy = config;  // a visitor may write; this one only reads
+  Writer writer(comments);
+  describe(writer, copy);
+  return std::move(writer.text);
+}
+
+std::string key_reference() {
+  Reference reference;
+  reference.text = fmt::format("  {:<44} {:<14} {}\n", "key", "default", "type and range; meaning below") +
+                   "  base" + std::string(41, ' ') + "none           path of another configuration file\n" +
+                   std::string(62, ' ') +
+                   "its values hold where this file gives none; counts from this file\n";
+  RunConfig defaults;
+  describe(reference, defaults);
+  return std::move(reference.text);
+}
+
+}  // namespace spectrain
