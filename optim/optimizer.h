@@ -21,7 +21,7 @@ struct AdamWOptions {
 enum class NewtonSchulzTable : std::uint8_t { keller, polar_express, you, exact };
 struct NewtonSchulzOptions {
   NewtonSchulzTable coefficients = NewtonSchulzTable::polar_express;
-  int steps = 0;              // 0: the table's own count (5; exact: 12)
+  int steps = 0;                 // 0: the table's own count (5; exact: 12)
   DType precision = DType::f32;  // of the iterations: f32 or bf16; the norm is always f32
   bool operator==(const NewtonSchulzOptions&) const = default;
 };
@@ -63,25 +63,34 @@ struct StateTensor {
 };
 
 struct StepReport {
-  double gradient_norm = 0;      // global, before clipping
-  bool finite = true;            // false: nothing was updated
+  double gradient_norm = 0;  // global, before clipping
+  bool finite = true;        // false: nothing was updated
 };
 
 class Optimizer {
  public:
-  // Throws RequestError when a parameter is in no group or in two, or a group matches nothing.
+  // Throws RequestError when a parameter's role is in no group or in two, a group names no role, or a rule
+  // cannot update a parameter given to it (a matrix rule needs matrices with sides of at least 8). A group
+  // whose roles the model does not have is allowed: it is shown with 0 tensors.
   Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config);
   ~Optimizer();
 
-  // One step from the parameters' gradients. step counts from 0; lr_factor is the schedule's.
+  // One step from the parameters' gradients, which are not written. step counts from 0; lr_factor is the
+  // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
+  // > 0. A norm that is not finite leaves parameters and state as they were.
   StepReport step(std::int64_t step, double lr_factor);
 
+  // One tensor per parameter and kind of state, zero before the first step: ".momentum" (muon), ".adam_m" and
+  // ".adam_v" (adamw), in the order of the parameters. Padding rows have no state.
   std::vector<StateTensor> state() const;
-  // The printed table: one line per group with roles, tensors, parameters, rule, lr, decay.
+  // The printed table: one line per group with roles, tensors, parameters, rule, lr, decay, bytes of state.
   std::string describe() const;
-  // Bytes of state for these parameters, before anything is allocated.
+  // Bytes the constructor allocates for these parameters, from shapes alone: state, and the matrix rules'
+  // shared workspace. Throw the constructor's RequestErrors.
   static std::size_t state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
                                  DType master);
+  static std::size_t workspace_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
+                                     DType master);
 
  private:
   struct Impl;

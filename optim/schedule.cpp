@@ -8,8 +8,8 @@ namespace spectrain {
 
 namespace {
 
-// What is left of the descent at `step`: 1 until `start`, 0 from `end` on. One division, so that the speedrun's
-// (steps - step) / cooldown comes out to the last bit.
+// What is left of the descent at `step`: 1 until `start`, 0 from `end` on. One division, so that the
+// speedrun's (steps - step) / cooldown comes out to the last bit.
 double remaining(std::int64_t step, std::int64_t start, std::int64_t end) {
   if (step >= end) return 0;
   if (step <= start) return 1;
@@ -18,13 +18,18 @@ double remaining(std::int64_t step, std::int64_t start, std::int64_t end) {
 
 double descent(const ScheduleConfig& c, std::int64_t step, std::int64_t steps) {
   const std::int64_t end = c.end_reached ? steps - 1 : steps;
+  const std::int64_t cooldown = std::llround(c.cooldown * static_cast<double>(steps));
+  const bool trapezoid = c.shape == ScheduleShape::trapezoid;
+  if (trapezoid ? cooldown <= 0 : step < c.warmup) return 1;
   switch (c.shape) {
-    case ScheduleShape::constant: return 1;
+    case ScheduleShape::constant:
+      return 1;
     case ScheduleShape::cosine:
       return 0.5 * (1 - std::cos(std::numbers::pi * remaining(step, c.warmup, end)));
-    case ScheduleShape::linear: return remaining(step, c.warmup, end);
+    case ScheduleShape::linear:
+      return remaining(step, c.warmup, end);
     case ScheduleShape::trapezoid:
-      return remaining(step, end - std::llround(c.cooldown * static_cast<double>(steps)), end);
+      return remaining(step, end - cooldown, end);
   }
   return 1;
 }

@@ -7,16 +7,21 @@ namespace spectrain {
 enum class ScheduleShape : std::uint8_t { constant, cosine, linear, trapezoid };
 
 // The factor on every learning rate, over steps 0 .. steps-1.
+//
 //   warm-up: (step + 1) / warmup for step < warmup, so that step 0 already learns and step warmup-1 is at 1
 //   cosine, linear: from 1 at step `warmup` down to `floor` at the last step
-//   trapezoid: 1 until the last `cooldown` share of the steps, then linear down to `floor` (Haegele et al. 2024)
-//   end_reached true: the last step has exactly `floor`. false: `floor` would come one step after the last, the
-//   speedrun's (N - step) / cooldown steps.
+//   trapezoid: 1 until the last `cooldown` share of the steps, then linear down to `floor`
+//              (Haegele et al. 2024)
+//
+// end_reached true: the last step has exactly `floor`. false: `floor` would come one step after the last, the
+// speedrun's (N - step) / cooldown steps. The cool-down has round(cooldown * steps) steps. A trapezoid whose
+// warm-up and cool-down overlap is a triangle (the lesser of the two); a cosine or linear run that ends
+// within its warm-up never falls.
 struct ScheduleConfig {
   ScheduleShape shape = ScheduleShape::trapezoid;
-  std::int64_t warmup = 0;      // steps
-  double cooldown = 0.3;        // share of all steps, trapezoid only
-  double floor = 0;             // lowest factor
+  std::int64_t warmup = 0;  // steps
+  double cooldown = 0.3;    // share of all steps, trapezoid only
+  double floor = 0;         // lowest factor
   bool end_reached = true;
   bool operator==(const ScheduleConfig&) const = default;
 };

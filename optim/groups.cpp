@@ -1,0 +1,167 @@
+#include "optim/groups.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include "optim/check_option.h"
+
+namespace spectrain {
+
+namespace {
+
+constexpr std::size_t kRoles = 6;
+constexpr std::size_t kAlignment = 64;  // of every tensor of state: a cache line, a vector register
+
+std::int64_t trained_rows(const ParameterInfo& p) {
+  return p.shape.rank() == 2 && p.logical_rows > 0 ? p.logical_rows : p.shape.rows();
+}
+
+std::vector<PartPlan> parts_of(const ParameterInfo& p, bool by_matrix) {
+  std::vector<PartPlan> parts;
+  if (by_matrix && !p.splits.empty()) {
+    std::int64_t row = 0;
+    for (const std::int64_t rows : p.splits) {
+      parts.push_back({row, Shape{rows, p.shape.cols()}, {}, {}});
+      row += rows;
+    }
+    if (row != p.shape.rows() || row != trained_rows(p))
+      throw std::logic_error(fmt::format("{}: the splits of {} cover {} of {} trained rows", p.name,
+                                         p.shape.str(), row, trained_rows(p)));
+    return parts;
+  }
+  const bool padded = trained_rows(p) != p.shape.rows();
+  parts.push_back({0, padded ? Shape{trained_rows(p), p.shape.cols()} : p.shape, {}, {}});
+  return parts;
+}
+
+// The group of each role.
+std::array<std::optional<std::size_t>, kRoles> owners(const std::vector<GroupConfig>& groups) {
+  std::array<std::optional<std::size_t>, kRoles> owner;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (groups[g].parameters.empty())
+      throw RequestError(fmt::format(
+          "optimizer group {} names no parameters; give it at least one role, such as hidden", g));
+    for (const Role role : groups[g].parameters) {
+      auto& o = owner[static_cast<std::size_t>(role)];
+      if (o)
+        throw RequestError(fmt::format("the role '{}' is in optimizer groups {} and {}; leave it in one",
+                                       name_of(role), *o, g));
+      o = g;
+    }
+  }
+  return owner;
+}
+
+// Lays out the state of one parameter from byte `offset` on, and moves it forward.
+void place_state(const ParameterInfo& p, const UpdateRule& rule, DType master, MemberPlan& m,
+                 std::size_t& offset) {
+  for (PartPlan& part : m.parts)
+    for (const StateSlot& slot : rule.state(part.shape)) part.state_shapes.push_back(slot.shape);
+  const std::vector<StateSlot> slots = rule.state(m.parts[0].shape);
+  for (std::size_t k = 0; k < slots.size(); ++k) {
+    StatePlan plan{fmt::format("{}.{}", p.name, slots[k].name), slots[k].shape, offset};
+    std::int64_t numel = 0;
+    bool tiles = true;
+    for (PartPlan& part : m.parts) {
+      part.state_offsets.push_back(offset + static_cast<std::size_t>(numel) * size_of(master));
+      numel += part.state_shapes[k].numel();
+      tiles = tiles && part.state_shapes[k] == part.shape;
+    }
+    if (m.parts.size() > 1) plan.shape = tiles ? p.shape : Shape{numel};
+    const std::size_t bytes = static_cast<std::size_t>(numel) * size_of(master);
+    offset += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    m.state.push_back(std::move(plan));
+  }
+}
+
+void add_member(const ParameterInfo& p, std::size_t index, DType master, GroupPlan& group,
+                std::size_t& offset) {
+  MemberPlan m{index, parts_of(p, group.rule->wants_matrices()), {}};
+  for (const PartPlan& part : m.parts)
+    if (const std::string reason = group.rule->objection(part.shape); !reason.empty())
+      throw RequestError(fmt::format(
+          "'{}' (role {}) cannot be updated by {}: {}{}; put its role into a group with an element-wise rule "
+          "such as adamw, or change the model",
+          p.name, name_of(p.role), group.rule->name(), m.parts.size() > 1 ? "its part " : "it ", reason));
+  const std::size_t before = offset;
+  place_state(p, *group.rule, master, m, offset);
+  group.state_bytes += offset - before;
+  for (const PartPlan& part : m.parts) group.parameters += part.shape.numel();
+  group.members.push_back(std::move(m));
+}
+
+std::string roles_of(const GroupPlan& g) {
+  std::string s;
+  for (const Role role : g.roles) s += fmt::format("{}{}", s.empty() ? "" : ", ", name_of(role));
+  return s;
+}
+
+std::string megabytes(std::size_t bytes) {
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+}
+
+std::string with_commas(std::int64_t n) {
+  std::string s = fmt::format("{}", n);
+  for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(s.size()) - 3; i > 0; i -= 3)
+    s.insert(static_cast<std::size_t>(i), ",");
+  return s;
+}
+
+}  // namespace
+
+std::vector<Shape> GroupPlan::part_shapes() const {
+  std::vector<Shape> shapes;
+  for (const MemberPlan& m : members)
+    for (const PartPlan& part : m.parts) shapes.push_back(part.shape);
+  return shapes;
+}
+
+OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, const OptimizerConfig& config,
+                          DType master) {
+  check_not_negative("optimizer", "clip", config.clip);
+  const auto owner = owners(config.groups);
+  OptimizerPlan plan;
+  for (const GroupConfig& g : config.groups) {
+    plan.groups.emplace_back();
+    plan.groups.back().roles = g.parameters;
+    plan.groups.back().rule = rule_for(g.rule);
+  }
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const ParameterInfo& p = *parameters[i];
+    const auto group = owner[static_cast<std::size_t>(p.role)];
+    if (!group)
+      throw RequestError(
+          fmt::format("no optimizer group updates '{}'; add its role '{}' to a group's parameters", p.name,
+                      name_of(p.role)));
+    add_member(p, i, master, plan.groups[*group], plan.state_bytes);
+  }
+  for (const GroupPlan& g : plan.groups)
+    if (!g.members.empty()) plan.workspace_bytes += g.rule->workspace_bytes(g.part_shapes(), master);
+  return plan;
+}
+
+std::string describe(const OptimizerPlan& plan, double clip) {
+  std::vector<std::array<std::string, 8>> rows = {
+      {"parameters", "tensors", "numbers", "rule", "lr", "decay", "state", "settings"}};
+  for (const GroupPlan& g : plan.groups)
+    rows.push_back({roles_of(g), fmt::format("{}", g.members.size()), with_commas(g.parameters),
+                    std::string(g.rule->name()), fmt::format("{}", g.rule->lr()),
+                    fmt::format("{}", g.rule->weight_decay()), megabytes(g.state_bytes), g.rule->settings()});
+  std::array<std::size_t, 8> width{};
+  for (const auto& row : rows)
+    for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
+
+  std::string text;
+  for (const auto& row : rows)
+    text += fmt::format("{:<{}}  {:>{}}  {:>{}}  {:<{}}  {:>{}}  {:>{}}  {:>{}}  {}\n", row[0], width[0],
+                        row[1], width[1], row[2], width[2], row[3], width[3], row[4], width[4], row[5],
+                        width[5], row[6], width[6], row[7]);
+  text += fmt::format("workspace {}, {}\n", megabytes(plan.workspace_bytes),
+                      clip > 0 ? fmt::format("gradients clipped to norm {}", clip) : "gradients not clipped");
+  return text;
+}
+
+}  // namespace spectrain

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "optim/matrix_rule.h"
+
+namespace spectrain {
+
+// Momentum as an exponential average (K. Jordan 2024), g' = gradient_scale g:
+//
+//   m = mu m + (1 - mu) g'       u = nesterov ? mu m + (1 - mu) g' : m
+//
+// The accumulating form m = mu m + g' (Liu et al. 2025) is 1 / (1 - mu) times this one, Nesterov's look-ahead
+// included, so behind a direction that does not depend on the length of its input both are the same rule.
+// State: 1 number per parameter (momentum). Workspace: one matrix, master dtype. Cost: 5 FLOPs per parameter.
+class EmaMomentum final : public MatrixStage {
+ public:
+  EmaMomentum(double mu, bool nesterov, const MomentumWarmup& warmup)
+      : mu_(mu), nesterov_(nesterov), warmup_(warmup) {}
+
+  std::vector<StateSlot> state(const Shape& part) const override { return {{"momentum", part}}; }
+  std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const override;
+  void prepare(Backend& backend, std::span<const Shape> parts) override;
+  Tensor apply(const StepContext& context, const Tensor& in, std::span<const Tensor> state) override;
+
+ private:
+  double mu_;
+  bool nesterov_;
+  MomentumWarmup warmup_;
+  Backend* backend_ = nullptr;
+  std::unique_ptr<Buffer> result_;
+};
+
+}  // namespace spectrain

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "optim/optimizer.h"
+
+// What every published rule implements, one small file each (adamw.h, muon.h). To add one:
+//   1. its options, a struct in optimizer.h and a member of RuleOptions
+//   2. a file with `std::unique_ptr<UpdateRule> make_rule(const ItsOptions&)`, declared at the end of this
+//   header
+// Everything else (groups, clipping, memory, checkpoints, the printed table) follows from what the rule says
+// here.
+
+namespace spectrain {
+
+// State that a rule keeps for one part, zero at first: {"momentum", the part's shape}. Master dtype.
+struct StateSlot {
+  std::string_view name;
+  Shape shape;
+};
+
+// What a rule updates at a time: a whole parameter without its padding rows, or, for a rule that works on
+// matrices, one of a fused parameter's splits. `state` has one tensor per slot of UpdateRule::state(shape).
+struct Part {
+  Tensor weight, gradient;
+  std::vector<Tensor> state;
+};
+
+struct StepContext {
+  std::int64_t step = 0;      // from 0
+  double lr_factor = 1;       // the schedule's
+  double gradient_scale = 1;  // clipping: the gradient that counts is gradient_scale * gradient
+};
+
+class UpdateRule {
+ public:
+  virtual ~UpdateRule() = default;
+
+  // For the printed table: "muon", "momentum 0.95 nesterov, ..."; lr before the schedule, decoupled decay.
+  virtual std::string_view name() const = 0;
+  virtual std::string settings() const = 0;
+  virtual double lr() const = 0;
+  virtual double weight_decay() const = 0;
+
+  // True: fused parameters are handed over split by split. False: element-wise, splits do not matter.
+  virtual bool wants_matrices() const = 0;
+  // Why this part cannot be updated by the rule ("has 3 rows, fewer than 8"), empty when it can.
+  virtual std::string objection(const Shape& part) const = 0;
+  virtual std::vector<StateSlot> state(const Shape& part) const = 0;
+
+  // Memory shared by all parts. prepare() is called once, before the first update, and allocates exactly
+  // this.
+  virtual std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const = 0;
+  virtual void prepare(Backend& backend, std::span<const Shape> parts) = 0;
+
+  // One step of every part of the group. All parts at once, so that a device may batch those of equal shape;
+  // the result for a part does not depend on the others. Allocates nothing; gradients are not written.
+  virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
+};
+
+// Throw RequestError when an option is out of range.
+std::unique_ptr<UpdateRule> make_rule(const AdamWOptions& options);
+std::unique_ptr<UpdateRule> make_rule(const MuonOptions& options);
+
+inline std::unique_ptr<UpdateRule> rule_for(const RuleOptions& options) {
+  return std::visit([](const auto& o) { return make_rule(o); }, options);
+}
+
+}  // namespace spectrain
