@@ -14,11 +14,12 @@
 //   R         rows of an activation: batch * context; x [R,C] is row-major and contiguous
 //   compute   the dtype of activations and their gradients: f32 or bf16 (f64 in the tests' reference backend)
 //   master    the dtype of parameters, their gradients and statistics: f32 (f64 in the reference backend)
-//   accumulate  true: the result is added to what the output holds; false: the output is overwritten, whatever
+//   accumulate  true: the result is added to what the output holds; false: the output is overwritten,
+//   whatever
 //               it held (uninitialised memory included)
 //
-// Sums are taken in at least float32. Every kernel is deterministic: the same inputs, thread count and machine
-// give the same bits. Output tensors must not overlap inputs unless a comment says "may be in place".
+// Sums are taken in at least float32. Every kernel is deterministic: the same inputs, thread count and
+// machine give the same bits. Output tensors must not overlap inputs unless a comment says "may be in place".
 // A dtype or shape a kernel does not support throws std::logic_error naming it (the caller's mistake).
 
 namespace spectrain {
@@ -55,8 +56,9 @@ class MemoryKernels {
 
 // ---------------------------------------------------------------------------------------------- matrices
 
-// A weight matrix [N,K] in the form the matrix products of this backend read fastest (packed panels on the CPU,
-// a bf16 copy on a GPU, nothing at all in the reference). Made once, refreshed after each optimizer step.
+// A weight matrix [N,K] in the form the matrix products of this backend read fastest (packed panels on the
+// CPU, a bf16 copy on a GPU, nothing at all in the reference). Made once, refreshed after each optimizer
+// step.
 class PreparedMatrix {
  public:
   virtual ~PreparedMatrix() = default;
@@ -81,24 +83,27 @@ class MatrixKernels {
   virtual std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const = 0;
   virtual void refresh(PreparedMatrix& matrix, const Tensor& master) = 0;
 
-  // y[R,N] = act(x[R,K] . W[N,K]^T + bias[N]).  bias: master dtype or empty. y: compute dtype or master dtype.
-  // pre (optional, [R,N], y's dtype): also receives the value before the activation.
+  // y[R,N] = act(x[R,K] . W[N,K]^T + bias[N]).  bias: master dtype or empty. y: compute dtype or master
+  // dtype. pre (optional, [R,N], y's dtype): also receives the value before the activation.
   virtual void linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act,
                       const Tensor& pre, const Tensor& y) = 0;
   // dx[R,K] (+)= dy[R,N] . W[N,K]
   virtual void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
                                      bool accumulate) = 0;
   // dW[N,K] (+)= dy[R,N]^T . x[R,K];  dW in master dtype
-  virtual void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) = 0;
+  virtual void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
+                                      bool accumulate) = 0;
   // db[N] (+)= sum over rows of dy[R,N];  db in master dtype
   virtual void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) = 0;
 
-  // c[M,N] = alpha op(a) . op(b) + beta c;  a, b of one dtype (f32, bf16), c of that dtype or f32. For optimizers.
+  // c[M,N] = alpha op(a) . op(b) + beta c;  a, b of one dtype (f32, bf16), c of that dtype or f32. For
+  // optimizers.
   virtual void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha,
                       float beta, const Tensor& c) = 0;
-  // c[M,M] = alpha a[M,K] . a^T + beta d[M,M];  d symmetric, same dtype as c, or empty. c is exactly symmetric:
-  // one triangle is computed, both are written. With a symmetric, a . a^T = a^2.
-  virtual void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) = 0;
+  // c[M,M] = alpha a[M,K] . a^T + beta d[M,M];  d symmetric, same dtype as c, or empty. c is exactly
+  // symmetric: one triangle is computed, both are written. With a symmetric, a . a^T = a^2.
+  virtual void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta,
+                                 const Tensor& c) = 0;
 
  protected:
   ~MatrixKernels() = default;
@@ -133,9 +138,9 @@ class NormKernels {
   virtual void norm(NormKind kind, const Tensor& x, const Tensor& gain, const Tensor& bias, double eps,
                     const Tensor& y, const Tensor& mean, const Tensor& rstd) = 0;
   // sum = a + b (rounded to compute), y = norm(sum): exactly add() followed by norm(). sum may be a or b.
-  virtual void add_norm(NormKind kind, const Tensor& a, const Tensor& b, const Tensor& gain, const Tensor& bias,
-                        double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
-                        const Tensor& rstd) = 0;
+  virtual void add_norm(NormKind kind, const Tensor& a, const Tensor& b, const Tensor& gain,
+                        const Tensor& bias, double eps, const Tensor& sum, const Tensor& y,
+                        const Tensor& mean, const Tensor& rstd) = 0;
   // dx (+)= d norm / dx; dgain, dbias [C] master (+)= if not empty.
   virtual void norm_backward(NormKind kind, const Tensor& dy, const Tensor& x, const Tensor& gain,
                              const Tensor& mean, const Tensor& rstd, const Tensor& dx, bool accumulate,
@@ -163,8 +168,8 @@ enum class RotaryPairs : std::uint8_t {
   interleaved,  // element 2i with 2i + 1 (the original RoPE paper, Llama's reference code)
 };
 
-// What happens to q and k before the attention: QK norm (RMS over each head, no gain), then rotation of pair i at
-// position t by the angle whose cosine and sine stand in cos, sin [context, head_dim/2] (master dtype):
+// What happens to q and k before the attention: QK norm (RMS over each head, no gain), then rotation of pair
+// i at position t by the angle whose cosine and sine stand in cos, sin [context, head_dim/2] (master dtype):
 //   (x1, x2) -> (x1 cos - sign x2 sin, sign x1 sin + x2 cos),  sign = +1, or -1 (modded-nanogpt's direction)
 // Empty cos: no rotation. v passes through.
 struct QkTransform {
@@ -177,9 +182,10 @@ struct QkTransform {
 
 class AttentionKernels {
  public:
-  // out [R,packed] may be in (in place). rstd [R, heads+kv_heads] master: written when t.norm, else may be empty.
-  virtual void qk_transform(const HeadLayout& layout, const QkTransform& t, const Tensor& in, const Tensor& out,
-                            const Tensor& rstd) = 0;
+  // out [R,packed] may be in (in place). rstd [R, heads+kv_heads] master: written when t.norm, else may be
+  // empty.
+  virtual void qk_transform(const HeadLayout& layout, const QkTransform& t, const Tensor& in,
+                            const Tensor& out, const Tensor& rstd) = 0;
   // From the OUTPUT of the forward pass and rstd: din [R,packed]; din may be dout (in place).
   virtual void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
                                      const Tensor& out, const Tensor& rstd, const Tensor& din) = 0;
@@ -189,14 +195,16 @@ class AttentionKernels {
   virtual void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
                          const Tensor& lse) = 0;
   // dqkv [R,packed] overwritten; scores are recomputed from lse.
-  virtual void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
-                                  const Tensor& out, const Tensor& lse, const Tensor& dqkv) = 0;
+  virtual void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout,
+                                  const Tensor& qkv, const Tensor& out, const Tensor& lse,
+                                  const Tensor& dqkv) = 0;
 
  protected:
   ~AttentionKernels() = default;
 };
 
-// ---------------------------------------------------------------------------------------------- tokens in, loss out
+// ---------------------------------------------------------------------------------------------- tokens in,
+// loss out
 
 // Bounds logits before the softmax. `divisor` and `offset` belong to the sigmoid form only.
 struct Softcap {
@@ -210,21 +218,24 @@ struct Softcap {
   double cap = 0, divisor = 1, offset = 0;
   bool operator==(const Softcap&) const = default;
 };
+double softcapped(const Softcap& cap, double z);  // one logit, for sampling
 
 class TokenKernels {
  public:
-  // out[r] = table[tokens[r]] (+ positions[r % context] if not empty); tables [V,C], [context or more, C] master.
+  // out[r] = table[tokens[r]] (+ positions[r % context] if not empty); tables [V,C], [context or more, C]
+  // master.
   virtual void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions,
                          std::int64_t context, const Tensor& out) = 0;
   // dtable[V,C] += , dpositions += (always added to: zero them first). Deterministic.
   virtual void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context,
                                   const Tensor& dtable, const Tensor& dpositions) = 0;
-  // losses[r] = -log softmax(cap(logits[r, :vocab]))[targets[r]], in master dtype; a target of -1 gives loss 0
-  // and gradient 0. logits [R,V] master dtype, V >= vocab: columns from vocab on are padding, outside the softmax.
-  // dlogits (optional, [R,V] compute or master dtype, may be logits) = gradient_scale * d loss / d logits
-  // (0 in the padding).
-  virtual void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
-                             double gradient_scale, const Tensor& losses, const Tensor& dlogits) = 0;
+  // losses[r] = -log softmax(cap(logits[r, :vocab]))[targets[r]], in master dtype; a target of -1 gives loss
+  // 0 and gradient 0. logits [R,V] master dtype, V >= vocab: columns from vocab on are padding, outside the
+  // softmax. dlogits (optional, [R,V] compute or master dtype, may be logits) = gradient_scale * d loss / d
+  // logits (0 in the padding).
+  virtual void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab,
+                             const Softcap& cap, double gradient_scale, const Tensor& losses,
+                             const Tensor& dlogits) = 0;
 
  protected:
   ~TokenKernels() = default;
@@ -236,13 +247,14 @@ class TokenKernels {
 // w = w (1 - lr decay) - lr (m / c1) / (sqrt(v / c2) + eps),  c = 1 - b^step  (Loshchilov, Hutter 2019)
 struct AdamWStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
-  std::int64_t step = 1;          // counts from 1
-  double gradient_scale = 1;      // g is multiplied by this first (clipping)
+  std::int64_t step = 1;      // counts from 1
+  double gradient_scale = 1;  // g is multiplied by this first (clipping)
 };
 
 class OptimizerKernels {
  public:
-  virtual void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m, const Tensor& v) = 0;
+  virtual void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
+                     const Tensor& v) = 0;
   // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.  All [n] master.
   virtual void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
                             const Tensor& u) = 0;
@@ -250,8 +262,8 @@ class OptimizerKernels {
   virtual void apply_update(const Tensor& w, double keep, double step, const Tensor& u) = 0;
   // y = a x + b y  (x, y of any float dtypes)
   virtual void axpby(double a, const Tensor& x, double b, const Tensor& y) = 0;
-  // y[C,R] = x[R,C]^T  (x, y of any float dtypes). The default is for memory the host can read; a backend on a
-  // device overrides it.
+  // y[C,R] = x[R,C]^T  (x, y of any float dtypes). The default is for memory the host can read; a backend on
+  // a device overrides it.
   virtual void transpose(const Tensor& x, const Tensor& y);
 
  protected:
@@ -291,14 +303,14 @@ class Backend : public MemoryKernels,
                 public RandomKernels {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view name() const = 0;   // "cpu", "cuda", "reference"
-  virtual std::string description() const = 0; // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
+  virtual std::string_view name() const = 0;    // "cpu", "cuda", "reference"
+  virtual std::string description() const = 0;  // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
   virtual DType master() const { return DType::f32; }
 };
 
 struct CpuOptions {
-  int threads = 0;        // 0: the cores this process may run on
-  bool use_onednn = true; // false: own matrix products only (what a build without oneDNN always does)
+  int threads = 0;         // 0: the cores this process may run on
+  bool use_onednn = true;  // false: own matrix products only (what a build without oneDNN always does)
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 

@@ -164,6 +164,10 @@ Value transformer(Tape& tape, const TransformerConfig& c, std::int64_t batch, st
   return tape.cross_entropy(h.x, h.weight, h.bias, targets, c.vocab, c.softcap);
 }
 
+Value transformer_hidden(Tape& tape, const TransformerConfig& c, std::int64_t batch, std::int64_t context) {
+  return record_up_to_head(tape, c, batch, context).x;
+}
+
 Value transformer_logits(Tape& tape, const TransformerConfig& c, std::int64_t batch, std::int64_t context) {
   const HeadInputs h = record_up_to_head(tape, c, batch, context);
   return tape.linear(h.x, h.weight, h.bias);

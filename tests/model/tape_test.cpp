@@ -1,0 +1,243 @@
+#include "model/tape.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <new>
+
+#include "model/plan.h"
+#include "model/program.h"
+#include "model/transformer.h"
+#include "tests/reference/reference_backend.h"
+
+// Counts every allocation of the process, to show that a replay makes none.
+namespace {
+std::atomic<std::int64_t> allocations{0};
+}
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* p = std::malloc(size ? size : 1)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+namespace spectrain {
+namespace {
+
+constexpr std::int64_t kRows = 6, kWidth = 4, kVocab = 5;
+using Graph = std::function<Value(Tape&, Value)>;
+
+// tokens -> embedding -> graph -> cross entropy
+Value record(Tape& t, const Graph& graph) {
+  const Value tokens = t.input("tokens", Shape{kRows}), targets = t.input("targets", Shape{kRows});
+  const Value table = t.parameter("wte", Shape{kVocab, kWidth}, Role::embedding, Initializer::normal(0.7));
+  const Value x = graph(t, t.embedding(tokens, table, {}, kRows));
+  const Value head = t.parameter("head", Shape{kVocab, kWidth}, Role::head, Initializer::normal(0.7));
+  return t.cross_entropy(x, head, {}, targets, kVocab, {});
+}
+
+Value matrix(Tape& t, const char* name) {
+  return t.parameter(name, Shape{kWidth, kWidth}, Role::hidden, Initializer::normal(0.5));
+}
+
+struct Model {
+  Model(const Graph& graph, bool recompute = false) : backend(make_reference_backend()) {
+    const Value losses = record(tape, graph);
+    options.compute = DType::f64;
+    options.recompute = recompute;
+    parameters = std::make_unique<Parameters>(tape, *backend, DType::f64, true);
+    parameters->initialize(3);
+    program = std::make_unique<Program>(tape, losses, *parameters, options);
+    const std::int32_t tokens[kRows] = {0, 1, 2, 3, 4, 1}, targets[kRows] = {1, 2, 3, 4, 0, 2};
+    program->set_input("tokens", tokens);
+    program->set_input("targets", targets);
+  }
+  double loss() {
+    program->forward_backward(1, false);
+    double sum = 0;
+    for (const double l : program->host_result()) sum += l;
+    return sum;
+  }
+  std::unique_ptr<Backend> backend;
+  Tape tape;
+  ProgramOptions options;
+  std::unique_ptr<Parameters> parameters;
+  std::unique_ptr<Program> program;
+};
+
+// Every gradient element against central differences.
+void check_gradients(const Graph& graph) {
+  Model m(graph);
+  m.loss();
+  for (std::size_t i = 0; i < m.parameters->size(); ++i) {
+    const ParameterView p = m.parameters->view(i);
+    const std::vector<double> gradient(p.gradient.span<double>().begin(), p.gradient.span<double>().end());
+    for (std::size_t k = 0; k < gradient.size(); ++k) {
+      double& w = p.value.as<double>()[k];
+      const double old = w, h = 1e-5;
+      w = old + h;
+      m.parameters->refresh();
+      const double above = m.loss();
+      w = old - h;
+      m.parameters->refresh();
+      const double below = m.loss();
+      w = old;
+      EXPECT_NEAR(gradient[k], (above - below) / (2 * h), 1e-8) << p.info->name << " element " << k;
+    }
+    m.parameters->refresh();
+  }
+}
+
+TEST(Tape, ResidualBranchesShareOneGradient) {
+  check_gradients([](Tape& t, Value x) {
+    for (int layer = 0; layer < 2; ++layer) {
+      Tape::Scope in(t, "h", layer);
+      const Value n = t.norm(NormKind::rms, x, {}, {}, 1e-5);
+      x = t.add(x, t.linear(t.activation(Activation::gelu, t.linear(n, matrix(t, "up"))), matrix(t, "down")));
+    }
+    return t.norm(NormKind::rms, x, {}, {}, 1e-5);
+  });
+}
+
+TEST(Tape, AValueReadTwiceCollectsBothGradients) {
+  check_gradients([](Tape& t, Value x) {
+    const Value a = t.linear(x, matrix(t, "a"));
+    const Value b = t.linear(x, matrix(t, "b"));
+    return t.add(t.activation(Activation::gelu_tanh, a), t.add(b, x));
+  });
+}
+
+TEST(Tape, AValueAddedToItself) {
+  check_gradients([](Tape& t, Value x) {
+    const Value y = t.add(x, x);
+    return t.add(y, t.linear(y, matrix(t, "a")));
+  });
+}
+
+TEST(Tape, ScaledBranchDoesNotDisturbTheOther) {
+  check_gradients([](Tape& t, Value x) {
+    const Value f = t.scale(t.linear(x, matrix(t, "a")), 0.3);
+    const Value y = t.add(x, f);
+    return t.add(t.scale(y, 2), t.activation(Activation::relu2, y));
+  });
+}
+
+TEST(Tape, SkipOverABranchCopiesTheSharedGradient) {
+  // x's gradient is shared with the late branch `g`, which still has to read it when `x` collects more.
+  check_gradients([](Tape& t, Value x) {
+    const Value early = t.linear(x, matrix(t, "early"));
+    const Value late = t.activation(Activation::gelu, x);
+    const Value sum = t.add(early, late);
+    return t.add(t.add(sum, early), t.norm(NormKind::layer, late, {}, {}, 1e-5));
+  });
+}
+
+TEST(Tape, OneMatrixUsedTwice) {
+  check_gradients([](Tape& t, Value x) {
+    const Value w = matrix(t, "shared");
+    return t.linear(t.activation(Activation::gelu, t.linear(x, w)), matrix(t, "shared"));
+  });
+}
+
+TEST(Tape, UnusedParameterHasZeroGradientAndDeadValuesCostNothing) {
+  Model m([](Tape& t, Value x) {
+    t.linear(x, matrix(t, "dead"));
+    return t.linear(x, matrix(t, "used"));
+  });
+  const ParameterView dead = m.parameters->view(static_cast<std::size_t>(m.parameters->find("dead")));
+  m.backend->fill(dead.gradient, 7);
+  m.loss();
+  for (const double g : dead.gradient.span<double>()) EXPECT_EQ(g, 0);
+}
+
+TEST(Tape, AccumulatingTwiceDoublesEveryGradient) {
+  Model m([](Tape& t, Value x) { return t.add(x, t.linear(x, matrix(t, "a"))); });
+  m.loss();
+  std::vector<std::vector<double>> once;
+  for (const ParameterView& p : m.parameters->views())
+    once.emplace_back(p.gradient.span<double>().begin(), p.gradient.span<double>().end());
+  m.program->forward_backward(1, true);
+  for (std::size_t i = 0; i < once.size(); ++i)
+    for (std::size_t k = 0; k < once[i].size(); ++k)
+      EXPECT_NEAR(m.parameters->view(i).gradient.as<double>()[k], 2 * once[i][k], 1e-12);
+}
+
+TransformerConfig small_gpt() {
+  TransformerConfig c;
+  c.vocab = 1000;
+  c.context = 64;
+  c.layers = 3;
+  c.width = 64;
+  c.heads = 4;
+  return c.resolved();
+}
+
+TEST(Plan, StoragesAliveTogetherNeverOverlap) {
+  for (const bool recompute : {false, true}) {
+    Tape tape;
+    const Value losses = transformer(tape, small_gpt(), 2, 64);
+    ProgramOptions options;
+    options.recompute = recompute;
+    const Plan plan = make_plan(tape, losses, DType::f32, options);
+    ASSERT_GT(plan.storages.size(), 20u);
+    for (const Storage& a : plan.storages)
+      for (const Storage& b : plan.storages) {
+        if (&a == &b || a.first < 0 || b.first < 0 || a.last < b.first || b.last < a.first) continue;
+        EXPECT_TRUE(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset);
+      }
+  }
+}
+
+TEST(Plan, RecomputingNeedsLessMemory) {
+  Tape tape;
+  const Value losses = transformer(tape, small_gpt(), 2, 64);
+  ProgramOptions keep, again;
+  again.recompute = true;
+  EXPECT_LT(make_plan(tape, losses, DType::f32, again).arena_bytes,
+            make_plan(tape, losses, DType::f32, keep).arena_bytes * 85 / 100);
+}
+
+class OnCpu : public testing::TestWithParam<DType> {};
+
+TEST_P(OnCpu, PlannedMemoryIsWhatIsAllocatedAndReplayAllocatesNothing) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({2, true});
+  Tape tape;
+  const Value losses = transformer(tape, small_gpt(), 2, 64);
+  ProgramOptions options;
+  options.compute = GetParam();
+  const MemoryPlan planned = plan_memory(tape, *backend, options);
+  Parameters parameters(tape, *backend, options.compute, true);
+  parameters.initialize(1);
+  Program program(tape, losses, parameters, options);
+  const std::vector<std::int32_t> tokens(128, 3);
+  program.set_input("tokens", tokens);
+  program.set_input("targets", tokens);
+  for (int i = 0; i < 3; ++i) program.forward_backward(1, i > 0);
+  const auto allocated = static_cast<double>(backend->allocated_bytes());
+  EXPECT_NEAR(static_cast<double>(planned.total()), allocated, 0.05 * allocated);
+  const std::int64_t before = allocations;
+  program.forward_backward(1, false);
+  EXPECT_EQ(allocations - before, 0) << "a replay must not allocate";
+}
+INSTANTIATE_TEST_SUITE_P(Types, OnCpu, testing::Values(DType::f32, DType::bf16),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+TEST(Program, NamesTheFirstValueThatWentBad) {
+  Model m([](Tape& t, Value x) {
+    Tape::Scope in(t, "h", 1);
+    return t.linear(t.linear(x, matrix(t, "a")), matrix(t, "b"));
+  });
+  EXPECT_EQ((m.loss(), m.program->first_nonfinite()), "");
+  const ParameterView a = m.parameters->view(static_cast<std::size_t>(m.parameters->find("h.1.a")));
+  a.value.as<double>()[0] = std::nan("");
+  m.parameters->refresh();
+  EXPECT_TRUE(std::isnan(m.loss()));
+  EXPECT_EQ(m.program->first_nonfinite(), "parameter h.1.a");
+}
+
+}  // namespace
+}  // namespace spectrain

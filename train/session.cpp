@@ -1,0 +1,88 @@
+#include "train/session.h"
+
+#include <algorithm>
+
+#include "kernels/error.h"
+
+namespace spectrain {
+
+std::unique_ptr<Backend> make_backend(const ComputeSection& compute) {
+  if (compute.device == Device::cuda)
+    throw RequestError("compute.device is cuda, but this build has no CUDA backend; use --device cpu");
+  return make_cpu_backend({compute.threads, true});
+}
+
+ProgramOptions program_options(const RunConfig& config, bool training) {
+  ProgramOptions o;
+  o.compute = config.compute.precision;
+  o.training = training;
+  o.recompute = config.compute.recompute;
+  o.logits_budget = static_cast<std::size_t>(config.compute.logits_budget_mib) << 20;
+  return o;
+}
+
+Session::Session(const RunConfig& config, Backend& backend, bool training)
+    : config_(config), backend_(backend) {
+  Tape tape;
+  const Value losses = transformer(tape, config.model, micro_batch(), config.batch.context);
+  parameters_ = std::make_unique<Parameters>(tape, backend, config.compute.precision, training);
+  if (training)
+    training_ = std::make_unique<Program>(tape, losses, *parameters_, program_options(config, true));
+}
+
+Program& Session::evaluation() {
+  if (!evaluation_) {
+    Tape tape;
+    const Value losses = transformer(tape, config_.model, micro_batch(), config_.batch.context);
+    evaluation_ = std::make_unique<Program>(tape, losses, *parameters_, program_options(config_, false));
+  }
+  return *evaluation_;
+}
+
+namespace {
+
+std::unique_ptr<TokenLoader> make_loader(const RunConfig& config, const std::vector<std::string>& files,
+                                         std::int64_t sequences, DataOrder order) {
+  LoaderConfig l;
+  l.files = expand_shards(files);
+  l.context = config.batch.context;
+  l.sequences = sequences;
+  l.seed = config.run.seed;
+  l.order = order;
+  l.vocab = config.model.vocab;
+  return std::make_unique<TokenLoader>(l);
+}
+
+}  // namespace
+
+std::unique_ptr<TokenLoader> training_loader(const RunConfig& config) {
+  return make_loader(config, config.data.train, config.sequences_per_step(), config.data.order);
+}
+
+std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config) {
+  return make_loader(config, config.data.validation, config.micro_batch(), DataOrder::sequential);
+}
+
+Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens) {
+  const std::int64_t context = session.config().batch.context, batch = session.micro_batch();
+  const std::int64_t wanted = tokens > 0 ? std::max<std::int64_t>(1, tokens / context) : validation.windows();
+  const std::int64_t sequences = std::min(wanted, validation.windows());
+  Program& program = session.evaluation();
+  std::vector<std::int32_t> inputs(static_cast<std::size_t>(batch * context)), targets(inputs.size());
+  double sum = 0;
+  for (std::int64_t first = 0; first < sequences; first += batch) {
+    const std::int64_t count = std::min(batch, sequences - first);
+    const auto used = static_cast<std::size_t>(count * context);
+    validation.read(first / batch, 0, count, std::span(inputs).first(used), std::span(targets).first(used));
+    std::fill(inputs.begin() + static_cast<std::ptrdiff_t>(used), inputs.end(), 0);
+    std::fill(targets.begin() + static_cast<std::ptrdiff_t>(used), targets.end(), -1);
+    program.set_input("tokens", inputs);
+    program.set_input("targets", targets);
+    program.forward();
+    for (const double loss : program.host_result()) sum += loss;
+  }
+  const std::int64_t predicted = sequences * context;
+  return {sum / static_cast<double>(predicted), predicted};
+}
+
+}  // namespace spectrain

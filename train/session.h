@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "data/loader.h"
+#include "model/program.h"
+#include "train/config.h"
+
+namespace spectrain {
+
+// The backend a configuration asks for. Throws RequestError when this build or machine does not have it.
+std::unique_ptr<Backend> make_backend(const ComputeSection& compute);
+
+// A configured model in memory: parameters, and programs of the shapes asked for.
+class Session {
+ public:
+  // `training`: with gradients, a training program and one for validation of the same micro-batch.
+  Session(const RunConfig& config, Backend& backend, bool training);
+
+  const RunConfig& config() const { return config_; }
+  Backend& backend() { return backend_; }
+  Parameters& parameters() { return *parameters_; }
+  Program& training() { return *training_; }
+  Program& evaluation();  // [micro_batch, context] losses; made at first use
+  std::int64_t micro_batch() const { return config_.micro_batch(); }
+
+ private:
+  RunConfig config_;
+  Backend& backend_;
+  std::unique_ptr<Parameters> parameters_;
+  std::unique_ptr<Program> training_, evaluation_;
+};
+
+ProgramOptions program_options(const RunConfig& config, bool training);
+
+// The loaders of a configuration; validation reads its files in order whatever data.order says.
+std::unique_ptr<TokenLoader> training_loader(const RunConfig& config);
+std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config);
+
+struct Evaluation {
+  double loss = 0;          // mean cross entropy in nats per token
+  std::int64_t tokens = 0;  // that were predicted
+};
+
+// The mean loss over the first `tokens` tokens of the validation set (0, or more than there are: all of it,
+// in whole sequences). A partial last batch is filled up with targets of -1, which count for nothing.
+Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens);
+
+}  // namespace spectrain
