@@ -1,0 +1,91 @@
+#include "kernels/cpu/isa/activation.h"
+
+#include "kernels/cpu/isa/activation_math.h"
+
+// Every loop says `omp simd`: the pointers may be equal (in place) but never overlap otherwise, which the
+// compiler cannot know.
+
+namespace spectrain::SPECTRAIN_ISA {
+namespace {
+
+using Scalar = float (*)(float);
+using u16 = std::uint16_t;
+
+template <class T, Scalar F>
+void forward(const void* x_, void* y_, std::int64_t n) {
+  const T* x = static_cast<const T*>(x_);
+  T* y = static_cast<T*>(y_);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) store(y + i, F(load(x + i)));
+}
+
+inline float slope_none(float) { return 1.0f; }
+
+template <class T, Scalar Slope>
+void backward(const void* dy_, const void* saved_, void* dx_, std::int64_t n) {
+  const T *dy = static_cast<const T*>(dy_), *saved = static_cast<const T*>(saved_);
+  T* dx = static_cast<T*>(dx_);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) store(dx + i, load(dy + i) * Slope(load(saved + i)));
+}
+
+template <class T>
+void swiglu(const void* x_, void* y_, std::int64_t rows, std::int64_t width) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T *gate = static_cast<const T*>(x_) + r * 2 * width, *up = gate + width;
+    T* y = static_cast<T*>(y_) + r * width;
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; ++i) store(y + i, silu(load(gate + i)) * load(up + i));
+  }
+}
+
+template <class T>
+void swiglu_backward(const void* dy_, const void* x_, void* dx_, std::int64_t rows, std::int64_t width) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* dy = static_cast<const T*>(dy_) + r * width;
+    const T *gate = static_cast<const T*>(x_) + r * 2 * width, *up = gate + width;
+    T *dgate = static_cast<T*>(dx_) + r * 2 * width, *dup = dgate + width;
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; ++i) {
+      const float d = load(dy + i), g = load(gate + i), u = load(up + i);
+      const float e = exp_fast(-g), s = 1.0f / (1.0f + e);
+      store(dgate + i, d * u * (s + g * s * (e * s)));
+      store(dup + i, d * g * s);
+    }
+  }
+}
+
+template <class T>
+void add(const void* a_, const void* b_, void* y_, std::int64_t n) {
+  const T *a = static_cast<const T*>(a_), *b = static_cast<const T*>(b_);
+  T* y = static_cast<T*>(y_);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) store(y + i, load(a + i) + load(b + i));
+}
+
+template <class T>
+void scale(const void* x_, float factor, void* y_, std::int64_t n) {
+  const T* x = static_cast<const T*>(x_);
+  T* y = static_cast<T*>(y_);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) store(y + i, factor * load(x + i));
+}
+
+}  // namespace
+
+const ActivationTable activation_table = {
+    {{forward<float, activate_none>, forward<float, activate_gelu>, forward<float, activate_gelu_tanh>,
+      forward<float, activate_relu2>},
+     {forward<u16, activate_none>, forward<u16, activate_gelu>, forward<u16, activate_gelu_tanh>,
+      forward<u16, activate_relu2>}},
+    {{backward<float, slope_none>, backward<float, slope_gelu>, backward<float, slope_gelu_tanh>,
+      backward<float, slope_relu2>},
+     {backward<u16, slope_none>, backward<u16, slope_gelu>, backward<u16, slope_gelu_tanh>,
+      backward<u16, slope_relu2>}},
+    {swiglu<float>, swiglu<u16>},
+    {swiglu_backward<float>, swiglu_backward<u16>},
+    {add<float>, add<u16>},
+    {scale<float>, scale<u16>},
+};
+
+}  // namespace spectrain::SPECTRAIN_ISA
