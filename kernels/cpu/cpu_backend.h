@@ -94,10 +94,14 @@ class CpuBackend final : public Backend {
 
  private:
   friend class CpuBuffer;
+  Matrices& matrices();  // made at the first matrix product, for the instruction set of that moment
   int threads_ = 1;
   bool use_onednn_ = true;
   std::atomic<std::size_t> allocated_{0};
   std::unique_ptr<Matrices> matrices_;
+
+  float* attention_scratch(std::int64_t floats);  // at least so many, kept from call to call
+  std::unique_ptr<Buffer> attention_scratch_;
 };
 
 }  // namespace spectrain

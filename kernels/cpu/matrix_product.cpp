@@ -1,0 +1,131 @@
+#include <omp.h>
+
+#include <algorithm>
+
+#include "kernels/cpu/matrix_state.h"
+
+// Cutting a product into tasks for the threads, and running them.
+
+namespace spectrain {
+namespace {
+
+// A block's panels of A and B and its unfinished sums stay in a core's second-level cache (1 MiB on the
+// machines this was measured on, half of that still holds A and most of B). Words of 4 bytes.
+constexpr std::int64_t kBlockM = 192, kBlockN = 256, kPiece = 384;
+constexpr std::int64_t kSymmetricBlock = 192;  // a multiple of both tile sides in every instruction set
+
+constexpr std::size_t kScratchA = kBlockM * kPiece * 4;
+constexpr std::size_t kScratchB = kBlockN * kPiece * 4;
+constexpr std::size_t kScratchC = kBlockM * kBlockN * 4;
+constexpr std::size_t kScratchBytes = kScratchA + kScratchB + kScratchC;
+
+// Below this many operations (about ten microseconds on one core) waking another thread costs more than it
+// saves.
+constexpr double kWorthATeam = 1e6;
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
+// `size` in equal parts of at most `most`, each a multiple of `unit`.
+std::int64_t even_part(std::int64_t size, std::int64_t most, std::int64_t unit) {
+  const std::int64_t parts = std::max<std::int64_t>(1, ceil_div(size, most));
+  return std::max(unit, round_up(ceil_div(size, parts), unit));
+}
+
+GemmPlan plan(const GemmProblem& p, const GemmKernels& kernels, int threads, bool square) {
+  GemmPlan plan;
+  const double operations =
+      2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  plan.team = operations < kWorthATeam ? 1 : threads;
+  plan.kc = even_part(p.k, kPiece * kernels.k_step, kernels.k_step);
+  const std::int64_t most_m = kBlockM / kernels.rows * kernels.rows;
+  plan.block_m = even_part(p.m, most_m, kernels.rows);
+  plan.block_n = even_part(p.n, kBlockN, kernels.cols);
+  const auto tasks = [&] { return ceil_div(p.m, plan.block_m) * ceil_div(p.n, plan.block_n); };
+  if (square) {
+    plan.block_m = plan.block_n = p.m <= kSymmetricBlock * 4 ? kSymmetricBlock / 2 : kSymmetricBlock;
+  } else if (plan.team > 1) {
+    // Enough tasks that a thread slowed by another process does not hold up the rest, as long as they are not
+    // tiny.
+    const std::int64_t wanted = 4 * plan.team;
+    while (tasks() < wanted && plan.block_n > 2 * kernels.cols)
+      plan.block_n = even_part(p.n, plan.block_n / 2, kernels.cols);
+    while (tasks() < wanted && plan.block_m > 2 * kernels.rows)
+      plan.block_m = even_part(p.m, plan.block_m / 2, kernels.rows);
+  }
+  plan.blocks_m = ceil_div(p.m, plan.block_m);
+  plan.blocks_n = ceil_div(p.n, plan.block_n);
+  plan.rows_first = p.n > p.m;  // the larger operand passes once
+  plan.team = static_cast<int>(std::min<std::int64_t>(plan.team, plan.blocks_m * plan.blocks_n));
+  return plan;
+}
+
+GemmBlock block_of(const GemmProblem& p, const GemmPlan& plan, std::int64_t task) {
+  const std::int64_t i = plan.rows_first ? task % plan.blocks_m : task / plan.blocks_n;
+  const std::int64_t j = plan.rows_first ? task / plan.blocks_m : task % plan.blocks_n;
+  return {i * plan.block_m, std::min(p.m, (i + 1) * plan.block_m), j * plan.block_n,
+          std::min(p.n, (j + 1) * plan.block_n)};
+}
+
+}  // namespace
+
+CpuBackend::Matrices::Matrices(CpuBackend& backend)
+    : backend_(backend),
+      table_(SPECTRAIN_ISA_SELECT(gemm_table)),
+      pairs_(cpu_isa() == Isa::avx512_bf16 && table_.pairs.block != nullptr) {}
+
+void CpuBackend::Matrices::reserve_scratch() {
+  const std::size_t bytes = kScratchBytes * static_cast<std::size_t>(backend_.threads());
+  if (!scratch_) scratch_ = backend_.allocate(bytes, "packing memory of the matrix products");
+}
+
+GemmScratch CpuBackend::Matrices::scratch_of(int thread) const {
+  std::byte* at =
+      static_cast<std::byte*>(scratch_->data()) + kScratchBytes * static_cast<std::size_t>(thread);
+  return {at, at + kScratchA, reinterpret_cast<float*>(at + kScratchA + kScratchB)};
+}
+
+void CpuBackend::Matrices::multiply(const GemmProblem& p, const GemmKernels& kernels) {
+  if (p.m == 0 || p.n == 0) return;
+  reserve_scratch();
+  const GemmPlan cut = plan(p, kernels, backend_.threads(), false);
+  const std::int64_t tasks = cut.blocks_m * cut.blocks_n;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cut.team) if (cut.team > 1)
+  for (std::int64_t task = 0; task < tasks; ++task)
+    kernels.block(p, block_of(p, cut, task), cut.kc, scratch_of(omp_get_thread_num()));
+}
+
+void CpuBackend::Matrices::multiply_symmetric(const GemmProblem& p, const GemmKernels& kernels) {
+  if (p.m == 0) return;
+  reserve_scratch();
+  const GemmPlan cut = plan(p, kernels, backend_.threads(), true);
+  const std::int64_t side = cut.blocks_m;
+  // Blocks on and below the diagonal, row by row. A block's mirror image is no other block's output, so no
+  // task waits for another.
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cut.team) if (cut.team > 1)
+  for (std::int64_t task = 0; task < side * side; ++task) {
+    const GemmBlock block = block_of(p, cut, task);
+    if (block.n0 > block.m0) continue;
+    kernels.block(p, block, cut.kc, scratch_of(omp_get_thread_num()));
+    kernels.mirror(p, block);
+  }
+}
+
+void CpuBackend::Matrices::pack(const Tensor& master, Prepared& matrix) {
+  const std::int64_t n = matrix.rows(), k = matrix.cols();
+  const GemmKernels& kernels = *matrix.kernels;
+  const bool bf16 = master.dtype == DType::bf16, round = matrix.compute == DType::bf16;
+  const GemmSource forward{master.data, k, bf16, false, round}, backward{master.data, k, bf16, true, round};
+  const std::int64_t forward_panels = ceil_div(n, kernels.cols);
+  const std::int64_t panels = forward_panels + (matrix.backward ? ceil_div(k, kernels.cols) : 0);
+  const int team = n * k < 32768 ? 1 : backend_.threads();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
+  for (std::int64_t i = 0; i < panels; ++i) {
+    if (i < forward_panels)
+      kernels.pack(forward, n, k, i, i + 1, matrix.forward->data());
+    else
+      kernels.pack(backward, k, n, i - forward_panels, i - forward_panels + 1, matrix.backward->data());
+  }
+}
+
+}  // namespace spectrain

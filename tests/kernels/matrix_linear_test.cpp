@@ -1,0 +1,221 @@
+#include <gtest/gtest.h>
+
+#include <tuple>
+
+#include "tests/kernels/matrix_cases.h"
+
+namespace spectrain {
+namespace {
+
+using namespace matrix_cases;
+
+struct Size {
+  std::int64_t r, n, k;
+};
+// Around every tile edge of every instruction set, plus odd ones, one above the length of a contraction
+// piece.
+constexpr Size kSizes[] = {{1, 1, 1},      {3, 5, 7},     {12, 32, 16},  {13, 33, 17},
+                           {2, 100, 5},    {100, 7, 3},   {257, 65, 40}, {64, 96, 801},
+                           {31, 70, 1600}, {1, 130, 257}, {205, 300, 64}};
+
+// instruction set, oneDNN allowed, threads, compute dtype, dtype of activations' products (y, dx)
+using Setting = std::tuple<Isa, bool, int, DType, DType>;
+
+class MatrixLinear : public testing::TestWithParam<Setting> {
+ protected:
+  MatrixLinear() : limit_(std::get<0>(GetParam())) {
+    CpuOptions options;
+    options.use_onednn = std::get<1>(GetParam());
+    options.threads = std::get<2>(GetParam());
+    backend_ = make_cpu_backend(options);
+  }
+  DType compute() const { return std::get<3>(GetParam()); }
+  DType out() const { return std::get<4>(GetParam()); }
+
+  LimitIsa limit_;
+  std::unique_ptr<Backend> backend_;
+};
+
+std::vector<Setting> settings() {
+  std::vector<Setting> all;
+  for (Isa isa : instruction_sets())
+    for (bool onednn : {false, true})
+      for (int threads : {1, 2}) {
+        if (onednn && isa != instruction_sets().back()) continue;
+        all.emplace_back(isa, onednn, threads, DType::f32, DType::f32);
+        all.emplace_back(isa, onednn, threads, DType::bf16, DType::bf16);
+        all.emplace_back(isa, onednn, threads, DType::bf16, DType::f32);
+      }
+  return all;
+}
+
+std::string name_of_setting(const testing::TestParamInfo<Setting>& info) {
+  const auto& [isa, onednn, threads, compute, out] = info.param;
+  const char* names[] = {"baseline", "avx2", "avx512", "avx512bf16"};
+  return std::string(names[static_cast<int>(isa)]) + (onednn ? "_onednn_" : "_own_") +
+         std::to_string(threads) + "_" + std::string(name_of(compute)) + "_" + std::string(name_of(out));
+}
+
+TEST_P(MatrixLinear, ForwardIsTheFloat64Product) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(testing::Message() << s.r << " x " << s.n << " x " << s.k);
+    Operand x(s.r, s.k, compute(), 1), w(s.n, s.k, DType::f32, 2), bias(1, s.n, DType::f32, 3);
+    auto matrix = backend_->prepare(w.tensor(), compute(), false);
+    for (bool with_bias : {false, true}) {
+      Operand y(s.r, s.n, out(), 4);
+      y.set_all(std::numeric_limits<float>::quiet_NaN());
+      const Tensor b = with_bias ? bias.tensor() : Tensor();
+      backend_->linear(x.tensor(), *matrix, b, Activation::none, Tensor(), y.tensor());
+      for (std::int64_t i = 0; i < s.r; ++i)
+        for (std::int64_t j = 0; j < s.n; ++j) {
+          double wanted = with_bias ? bias.at(0, j) : 0;
+          for (std::int64_t k = 0; k < s.k; ++k) wanted += x.at(i, k) * as_computed(w.at(j, k), compute());
+          ASSERT_NEAR(y.at(i, j), wanted, bound(wanted, s.k, out())) << i << ", " << j;
+        }
+      Operand again(s.r, s.n, out(), 5);
+      backend_->linear(x.tensor(), *matrix, b, Activation::none, Tensor(), again.tensor());
+      for (std::int64_t i = 0; i < s.r * s.n; ++i) ASSERT_EQ(y.get(i), again.get(i));
+    }
+  }
+}
+
+TEST_P(MatrixLinear, BackwardInputIsTheFloat64Product) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(testing::Message() << s.r << " x " << s.n << " x " << s.k);
+    Operand dy(s.r, s.n, compute(), 1), w(s.n, s.k, DType::f32, 2);
+    auto matrix = backend_->prepare(w.tensor(), compute(), true);
+    for (bool accumulate : {false, true}) {
+      Operand dx(s.r, s.k, out(), 4);
+      const Operand before = dx;
+      if (!accumulate) dx.set_all(std::numeric_limits<float>::quiet_NaN());
+      backend_->linear_backward_input(dy.tensor(), *matrix, dx.tensor(), accumulate);
+      for (std::int64_t i = 0; i < s.r; ++i)
+        for (std::int64_t j = 0; j < s.k; ++j) {
+          double wanted = accumulate ? before.at(i, j) : 0;
+          for (std::int64_t n = 0; n < s.n; ++n) wanted += dy.at(i, n) * as_computed(w.at(n, j), compute());
+          ASSERT_NEAR(dx.at(i, j), wanted, bound(wanted, s.n, out())) << i << ", " << j;
+        }
+    }
+  }
+}
+
+TEST_P(MatrixLinear, BackwardWeightIsTheFloat64Product) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(testing::Message() << s.r << " x " << s.n << " x " << s.k);
+    Operand dy(s.r, s.n, compute(), 1), x(s.r, s.k, compute(), 2);
+    for (bool accumulate : {false, true}) {
+      Operand dw(s.n, s.k, DType::f32, 4);
+      const Operand before = dw;
+      if (!accumulate) dw.set_all(std::numeric_limits<float>::quiet_NaN());
+      backend_->linear_backward_weight(dy.tensor(), x.tensor(), dw.tensor(), accumulate);
+      for (std::int64_t i = 0; i < s.n; ++i)
+        for (std::int64_t j = 0; j < s.k; ++j) {
+          double wanted = accumulate ? before.at(i, j) : 0;
+          for (std::int64_t r = 0; r < s.r; ++r) wanted += dy.at(r, i) * x.at(r, j);
+          ASSERT_NEAR(dw.at(i, j), wanted, bound(wanted, s.r, DType::f32)) << i << ", " << j;
+        }
+    }
+  }
+}
+
+TEST_P(MatrixLinear, BiasGradientIsTheSumOverRows) {
+  for (const Size& s : kSizes) {
+    Operand dy(s.r, s.n, compute(), 1);
+    for (bool accumulate : {false, true}) {
+      Operand db(1, s.n, DType::f32, 4);
+      const Operand before = db;
+      if (!accumulate) db.set_all(std::numeric_limits<float>::quiet_NaN());
+      backend_->bias_gradient(dy.tensor(), db.tensor().reshaped({s.n}), accumulate);
+      for (std::int64_t j = 0; j < s.n; ++j) {
+        double wanted = accumulate ? before.at(0, j) : 0;
+        for (std::int64_t r = 0; r < s.r; ++r) wanted += dy.at(r, j);
+        ASSERT_NEAR(db.at(0, j), wanted, bound(wanted, s.r, DType::f32)) << j;
+      }
+    }
+  }
+}
+
+TEST_P(MatrixLinear, RefreshReadsTheNewMaster) {
+  Operand x(9, 50, compute(), 1), w(40, 50, DType::f32, 2), other(40, 50, DType::f32, 3);
+  auto matrix = backend_->prepare(other.tensor(), compute(), true);
+  backend_->refresh(*matrix, w.tensor());
+  auto fresh = backend_->prepare(w.tensor(), compute(), true);
+  Operand a(9, 40, out(), 1), b(9, 40, out(), 2), da(9, 50, out(), 3), db(9, 50, out(), 4);
+  backend_->linear(x.tensor(), *matrix, Tensor(), Activation::none, Tensor(), a.tensor());
+  backend_->linear(x.tensor(), *fresh, Tensor(), Activation::none, Tensor(), b.tensor());
+  Operand dy(9, 40, compute(), 7);
+  backend_->linear_backward_input(dy.tensor(), *matrix, da.tensor(), false);
+  backend_->linear_backward_input(dy.tensor(), *fresh, db.tensor(), false);
+  EXPECT_EQ(a.bytes(), b.bytes());
+  EXPECT_EQ(da.bytes(), db.bytes());
+}
+
+TEST_P(MatrixLinear, NotANumberReachesTheResult) {
+  Operand x(20, 50, compute(), 1), w(40, 50, DType::f32, 2), y(20, 40, out(), 3), dw(40, 50, DType::f32, 3);
+  auto matrix = backend_->prepare(w.tensor(), compute(), true);
+  x.set(7 * 50 + 49, std::numeric_limits<float>::quiet_NaN());
+  backend_->linear(x.tensor(), *matrix, Tensor(), Activation::none, Tensor(), y.tensor());
+  for (std::int64_t i = 0; i < 20; ++i)
+    for (std::int64_t j = 0; j < 40; ++j) ASSERT_EQ(std::isnan(y.at(i, j)), i == 7);
+  Operand dy(20, 40, compute(), 4);
+  backend_->linear_backward_weight(dy.tensor(), x.tensor(), dw.tensor(), false);
+  for (std::int64_t i = 0; i < 40; ++i)
+    for (std::int64_t j = 0; j < 50; ++j) ASSERT_EQ(std::isnan(dw.at(i, j)), j == 49);
+}
+
+TEST_P(MatrixLinear, MemoryIsCountedAndNothingIsAllocatedOnceWarm) {
+  const std::size_t empty = backend_->allocated_bytes();
+  Operand x(70, 130, compute(), 1), w(90, 130, DType::f32, 2), y(70, 90, out(), 3),
+      dw(90, 130, DType::f32, 3);
+  auto matrix = backend_->prepare(w.tensor(), compute(), true);
+  EXPECT_EQ(backend_->allocated_bytes() - empty, backend_->prepared_bytes({90, 130}, compute(), true));
+  Operand dy(70, 90, compute(), 4), dx(70, 130, out(), 4);
+  const auto step = [&] {
+    backend_->linear(x.tensor(), *matrix, Tensor(), Activation::none, Tensor(), y.tensor());
+    backend_->linear_backward_input(dy.tensor(), *matrix, dx.tensor(), true);
+    backend_->linear_backward_weight(dy.tensor(), x.tensor(), dw.tensor(), true);
+    backend_->refresh(*matrix, w.tensor());
+  };
+  step();
+  const std::size_t warm = backend_->allocated_bytes();
+  step();
+  EXPECT_EQ(backend_->allocated_bytes(), warm);
+  matrix.reset();
+  EXPECT_EQ(backend_->allocated_bytes(), warm - backend_->prepared_bytes({90, 130}, compute(), true));
+}
+
+TEST_P(MatrixLinear, VocabularyOfOddSize) {
+  const std::int64_t r = 3, n = 50257, k = 9;
+  Operand x(r, k, compute(), 1), w(n, k, DType::f32, 2), y(r, n, out(), 3), dx(r, k, out(), 3);
+  auto matrix = backend_->prepare(w.tensor(), compute(), true);
+  backend_->linear(x.tensor(), *matrix, Tensor(), Activation::none, Tensor(), y.tensor());
+  for (std::int64_t i = 0; i < r; ++i)
+    for (std::int64_t j = 0; j < n; ++j) {
+      double wanted = 0;
+      for (std::int64_t q = 0; q < k; ++q) wanted += x.at(i, q) * as_computed(w.at(j, q), compute());
+      ASSERT_NEAR(y.at(i, j), wanted, bound(wanted, k, out()));
+    }
+  Operand dy(r, n, compute(), 5);
+  backend_->linear_backward_input(dy.tensor(), *matrix, dx.tensor(), false);
+  for (std::int64_t i = 0; i < r; ++i)
+    for (std::int64_t j = 0; j < k; ++j) {
+      double wanted = 0;
+      for (std::int64_t q = 0; q < n; ++q) wanted += dy.at(i, q) * as_computed(w.at(q, j), compute());
+      ASSERT_NEAR(dx.at(i, j), wanted, bound(wanted, n, out()));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MatrixLinear, testing::ValuesIn(settings()), name_of_setting);
+
+TEST(MatrixLinearRefusals, NameTheTensor) {
+  auto backend = make_cpu_backend({1, true});
+  Operand x(4, 8, DType::f32, 1), w(6, 9, DType::f32, 2), y(4, 6, DType::f32, 3);
+  auto matrix = backend->prepare(w.tensor(), DType::f32, false);
+  EXPECT_THROW(backend->linear(x.tensor(), *matrix, Tensor(), Activation::none, Tensor(), y.tensor()),
+               std::logic_error);
+  Operand dx(4, 9, DType::f32, 3);
+  EXPECT_THROW(backend->linear_backward_input(y.tensor(), *matrix, dx.tensor(), false), std::logic_error);
+}
+
+}  // namespace
+}  // namespace spectrain
