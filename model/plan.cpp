@@ -223,13 +223,15 @@ class Planner {
       if (!written_[p]) plan_.zeroed_parameters.push_back(static_cast<int>(p));
   }
 
-  // Another value than v whose gradient is storage s and is still to be read or added to (its producer's
-  // backward pass comes after node i's): then s must not be changed on behalf of v.
-  bool shared(int s, int v, int i) const {
+  // Another value than v, made by a node up to `last`, has its gradient in storage s too. Those nodes'
+  // backward passes are still to read it, so it must not be changed on behalf of v.
+  bool shared(int s, int v, int last) const {
     for (int u = 0; u < static_cast<int>(gradient_.size()); ++u)
-      if (u != v && gradient_[static_cast<std::size_t>(u)] == s && value(u).node < i) return true;
+      if (u != v && gradient_[static_cast<std::size_t>(u)] == s && value(u).node <= last) return true;
     return false;
   }
+  // Before node i adds to the gradient of v. Node i itself counts as a reader: what it adds comes from its
+  // own output's gradient, which may be this very storage.
   void make_exclusive(int v, int i) {
     const int s = at(gradient_, v);
     if (!shared(s, v, i)) return;
@@ -325,7 +327,8 @@ class Planner {
     const int v = n.inputs[k];
     int target;
     if (at(gradient_, v) < 0) {
-      const bool in_place = k == 0 && s >= 0 && n.op->backward_in_place() && !shared(s, n.outputs[0], i) &&
+      const bool in_place = k == 0 && s >= 0 && n.op->backward_in_place() &&
+                            !shared(s, n.outputs[0], i - 1) &&
                             gradient_bytes(v) == gradient_bytes(n.outputs[0]);
       target = in_place ? s : new_storage(gradient_bytes(v));
       at(gradient_, v) = target;
