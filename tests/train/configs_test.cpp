@@ -1,0 +1,153 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "train/config.h"
+#include "train/config_keys.h"
+
+// The files of configs/: each loads, means what it says, and README.md lists every key as the parser knows
+// it.
+
+namespace spectrain::test {
+namespace {
+
+const std::string kConfigs = std::string(SPECTRAIN_SOURCE_DIR) + "/configs/";
+
+struct TypeText {
+  std::string operator()(const bool*) const { return "true, false"; }
+  std::string operator()(const double*) const { return "number"; }
+  std::string operator()(const std::string*) const { return "text"; }
+  std::string operator()(const std::vector<std::string>*) const { return "text or list of texts"; }
+  std::string operator()(const Choice& c) const { return fmt::format("{}", fmt::join(c.words, ", ")); }
+  std::string operator()(const Choices& c) const {
+    return fmt::format("one or a list of {}", fmt::join(c.words, ", "));
+  }
+  std::string operator()(const Tuple& t) const { return fmt::format("{} numbers", t.fields.size()); }
+  template <class T>
+  std::string operator()(const T*) const {
+    return "integer";
+  }
+};
+
+struct DefaultText {
+  std::string operator()(const bool* b) const { return *b ? "true" : "false"; }
+  std::string operator()(const std::string* s) const { return *s; }
+  std::string operator()(const std::vector<std::string>*) const { return "[]"; }
+  std::string operator()(const Choice& c) const { return c.words[c.get()]; }
+  std::string operator()(const Choices&) const { return ""; }
+  std::string operator()(const Tuple& t) const {
+    std::vector<double> numbers;
+    for (const double* x : t.fields) numbers.push_back(*x);
+    return fmt::format("[{}]", fmt::join(numbers, ", "));
+  }
+  template <class T>
+  std::string operator()(const T* x) const {
+    return fmt::format("{}", *x);
+  }
+};
+
+// What Markdown would take for markup.
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) out += c == '<' ? "&lt;" : c == '|' ? "\\|" : std::string(1, c);
+  return out;
+}
+
+// Every key as a row of a Markdown table, under the heading of its section.
+class Tables final : public KeyVisitor {
+ public:
+  void field(std::string_view name, const Field& field, const Range& range,
+             std::string_view meaning) override {
+    std::string type = std::visit(TypeText{}, field);
+    if (const std::string allowed = range.str(); !allowed.empty()) type += ' ' + allowed;
+    const std::string standard = std::visit(DefaultText{}, field);
+    text += fmt::format("| `{}` | {} | {} | {} |\n", key_path(inner_, name), type,
+                        standard.empty() ? "" : '`' + standard + '`', escaped(meaning));
+  }
+  void section(std::string_view name, std::string_view meaning,
+               const std::function<void(KeyVisitor&)>& inside) override {
+    if (depth_ == 0)
+      heading(std::string(name), meaning);
+    else
+      inner_ = std::string(name);
+    ++depth_;
+    inside(*this);
+    --depth_;
+    inner_.clear();
+  }
+  void groups(std::string_view name, std::string_view meaning, std::vector<GroupConfig>&) override {
+    depth_ = 1;
+    for (GroupConfig& group : group_examples()) {
+      const bool muon = std::holds_alternative<MuonOptions>(group.rule);
+      heading(fmt::format("{}, a group with rule: {}", name, muon ? "muon" : "adamw"), meaning);
+      describe(*this, group);
+    }
+    depth_ = 0;
+  }
+  std::string text;
+
+ private:
+  void heading(const std::string& name, std::string_view meaning) {
+    text += fmt::format("\n### {}\n\n{}\n\n| key | type and range | default | meaning |\n|---|---|---|---|\n",
+                        name, meaning);
+  }
+  int depth_ = 0;
+  std::string inner_;
+};
+
+TEST(Configs, ReadmeListsEveryKey) {
+  std::ifstream in(kConfigs + "README.md");
+  std::stringstream readme;
+  readme << in.rdbuf();
+  Tables tables;
+  RunConfig defaults;
+  describe(tables, defaults);
+  EXPECT_NE(readme.str().find(tables.text), std::string::npos)
+      << "configs/README.md must hold these tables as they are:\n"
+      << tables.text;
+}
+
+TEST(Configs, EveryFileLoadsAndStandsInTheReadme) {
+  std::ifstream in(kConfigs + "README.md");
+  std::stringstream readme;
+  readme << in.rdbuf();
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kConfigs)) {
+    if (entry.path().extension() != ".yaml") continue;
+    SCOPED_TRACE(entry.path().filename());
+    ++files;
+    EXPECT_NO_THROW(load_config(entry.path().string(), {}));
+    EXPECT_NE(readme.str().find("`" + entry.path().filename().string() + "`"), std::string::npos)
+        << "add it to the table of files in configs/README.md";
+  }
+  EXPECT_GE(files, 5);
+}
+
+TEST(Configs, Gpt2PresetsHaveThePublishedSizes) {
+  const auto parameters = [](const std::string& name) {
+    return count(load_config(kConfigs + name, {}).model, 1024).parameters;
+  };
+  EXPECT_EQ(parameters("gpt2-124m.yaml"), 124439808);
+  EXPECT_EQ(parameters("gpt2-350m.yaml"), 354823168);
+  EXPECT_EQ(parameters("gpt2-774m.yaml"), 774030080);
+  EXPECT_EQ(parameters("gpt2-1558m.yaml"), 1557611200);
+}
+
+TEST(Configs, MuonPresetChangesTheOptimizerAlone) {
+  const RunConfig adamw = load_config(kConfigs + "gpt2-124m.yaml", {});
+  const RunConfig muon = load_config(kConfigs + "gpt2-124m-muon.yaml", {});
+  EXPECT_EQ(adamw.model, muon.model);
+  EXPECT_EQ(adamw.data, muon.data);
+  EXPECT_EQ(adamw.batch, muon.batch);
+  EXPECT_EQ(adamw.optimizer.clip, 1);
+  EXPECT_EQ(muon.optimizer.clip, 0);
+  ASSERT_EQ(muon.optimizer.groups.size(), 2u);
+  EXPECT_TRUE(std::holds_alternative<MuonOptions>(muon.optimizer.groups[0].rule));
+}
+
+}  // namespace
+}  // namespace spectrain::test
