@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "fmt/format.h"
-#include "fmt/ranges.h"
 #include "kernels/error.h"
 #include "train/config_keys.h"
 #include "train/suggestion.h"
@@ -110,7 +109,7 @@ void for_each_element(const Reading& r, std::string_view wanted, const Read& rea
 }
 
 std::size_t read_word(const Reading& r, const std::vector<std::string>& words) {
-  const std::string allowed = fmt::format("one of {}", fmt::join(words, ", "));
+  const std::string allowed = fmt::format("one of {}", listed(words, ", "));
   if (r.node.kind != Kind::scalar) r.wrong_type(allowed);
   std::string word = r.node.text;
   std::replace(word.begin(), word.end(), '-', '_');
@@ -138,7 +137,7 @@ struct FieldReader {
   void operator()(const Choices& choices) const {
     std::vector<std::size_t> indices;
     for_each_element(
-        r, fmt::format("a list of {}", fmt::join(choices.words, ", ")), [&](const Reading& element) {
+        r, fmt::format("a list of {}", listed(choices.words, ", ")), [&](const Reading& element) {
           const std::size_t index = read_word(element, choices.words);
           if (std::find(indices.begin(), indices.end(), index) != indices.end())
             throw RequestError(
@@ -239,7 +238,7 @@ class Parser final : public KeyVisitor {
       const std::string hint =
           elsewhere.empty() ? did_you_mean(m.key, known_) : "; did you mean \"" + elsewhere + "\"?";
       throw RequestError(fmt::format("{}: unknown key \"{}\"{} (keys here: {})", m.place,
-                                     key_path(path_, m.key), hint, fmt::join(known_, ", ")));
+                                     key_path(path_, m.key), hint, listed(known_, ", ")));
     }
   }
 

@@ -1,8 +1,8 @@
 #include <string_view>
 
 #include "fmt/format.h"
-#include "fmt/ranges.h"
 #include "train/config_keys.h"
+#include "train/suggestion.h"
 
 namespace spectrain {
 namespace {
@@ -48,18 +48,18 @@ struct FieldText {
   std::string operator()(const std::vector<std::string>* field) const {
     std::vector<std::string> words;
     for (const std::string& text : *field) words.push_back(quoted(text));
-    return fmt::format("[{}]", fmt::join(words, ", "));
+    return fmt::format("[{}]", listed(words, ", "));
   }
   std::string operator()(const Choice& choice) const { return choice.words[choice.get()]; }
   std::string operator()(const Choices& choices) const {
     std::vector<std::string> words;
     for (const std::size_t i : choices.get()) words.push_back(choices.words[i]);
-    return fmt::format("[{}]", fmt::join(words, ", "));
+    return fmt::format("[{}]", listed(words, ", "));
   }
   std::string operator()(const Tuple& tuple) const {
-    std::vector<double> numbers;
-    for (const double* field : tuple.fields) numbers.push_back(*field);
-    return fmt::format("[{}]", fmt::join(numbers, ", "));
+    std::vector<std::string> numbers;
+    for (const double* field : tuple.fields) numbers.push_back(fmt::format("{}", *field));
+    return fmt::format("[{}]", listed(numbers, ", "));
   }
 };
 
@@ -113,11 +113,9 @@ struct FieldType {
   }
   std::string operator()(const std::string*) const { return "text"; }
   std::string operator()(const std::vector<std::string>*) const { return "texts"; }
-  std::string operator()(const Choice& choice) const {
-    return fmt::format("{}", fmt::join(choice.words, " | "));
-  }
+  std::string operator()(const Choice& choice) const { return listed(choice.words, " | "); }
   std::string operator()(const Choices& choices) const {
-    return fmt::format("list of {}", fmt::join(choices.words, " | "));
+    return fmt::format("list of {}", listed(choices.words, " | "));
   }
   std::string operator()(const Tuple& tuple) const { return fmt::format("{} numbers", tuple.fields.size()); }
 };

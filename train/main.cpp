@@ -1,1 +1,61 @@
-int main() { return 0; }
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <stdexcept>
+
+#include "kernels/error.h"
+#include "train/command_line.h"
+
+namespace {
+
+// Threads that wait must sleep: with libgomp's default they spin, and on cores shared with another busy
+// process every parallel region then ends on a descheduled thread (five times slower where this was
+// measured). libgomp reads the variable in its constructor, before main, so the program starts itself once
+// more (about 2 ms).
+void wait_passively(char** argv) {
+  constexpr const char* kGuard = "SPECTRAIN_RESTARTED";  // were the variable lost on the way, once is enough
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv(kGuard)) return;
+  setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
+  setenv(kGuard, "1", 1);
+  // By its own path, for a process started as /proc/self/exe is called "exe" in every list of processes.
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+  if (length > 0) {
+    path[length] = '\0';
+    execv(path, argv);
+  }
+  execv("/proc/self/exe", argv);
+  // Still here: the system does not allow it; the program is slower on shared cores, not wrong.
+}
+
+int failed(int code, const char* kind, const char* what) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "spectrain: %s%s\n", kind, what);
+  return code;
+}
+
+}  // namespace
+
+// Exit codes: 0 done, 1 the run failed, 2 the request was wrong.
+int main(int argc, char** argv) {
+  wait_passively(argv);
+  try {
+    const int code = spectrain::run_command_line(argc, argv);
+    // Output that did not reach the disk is a failure too.
+    if (code == 0 && std::fflush(stdout) != 0) return failed(1, "", "standard output cannot be written");
+    return code;
+  } catch (const spectrain::RequestError& e) {
+    return failed(2, "", e.what());
+  } catch (const spectrain::Error& e) {
+    return failed(1, "", e.what());
+  } catch (const std::bad_alloc&) {
+    return failed(1, "", "out of memory; a smaller batch.micro_batch or model needs less");
+  } catch (const std::logic_error& e) {
+    return failed(1, "a defect of the program: ", e.what());
+  } catch (const std::exception& e) {
+    return failed(1, "", e.what());
+  }
+}

@@ -87,6 +87,15 @@ double unlikeliness(const std::string& word, const std::string& candidate) {
 
 }  // namespace
 
+std::string listed(std::span<const std::string> words, std::string_view separator) {
+  std::string out;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (i > 0) out += separator;
+    out += words[i];
+  }
+  return out;
+}
+
 std::string nearest(std::string_view word, std::span<const std::string> known) {
   const std::string asked = normalized(word);
   std::string best;

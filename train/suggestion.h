@@ -11,6 +11,9 @@ namespace spectrain {
 // layers), or by what other programs call it (block_size: context).
 std::string nearest(std::string_view word, std::span<const std::string> known);
 
+// "a, b, c"
+std::string listed(std::span<const std::string> words, std::string_view separator = ", ");
+
 // ' did you mean "x"?' preceded by ';', or "" when nothing is near.
 std::string did_you_mean(std::string_view word, std::span<const std::string> known);
 

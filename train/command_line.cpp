@@ -1,0 +1,383 @@
+#include "train/command_line.h"
+
+// The one translation unit that pays for CLI11's headers.
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <iostream>
+#include <memory>
+
+#include "fmt/format.h"
+#include "kernels/error.h"
+#include "train/command_data.h"
+#include "train/commands.h"
+#include "train/preset.h"
+#include "train/suggestion.h"
+#include "version.h"
+
+namespace spectrain {
+namespace {
+
+using Run = std::function<int()>;  // what the parsed command line asks for
+
+constexpr const char* kWhere = "Where it runs";
+constexpr const char* kConfiguration = "Configuration";
+
+// Options that change the configuration, in the order they are applied.
+struct Overrides {
+  std::vector<std::string> set;
+  std::string device, precision;
+  int threads = -1;
+
+  std::vector<std::string> all() const {
+    std::vector<std::string> out = set;
+    if (!device.empty()) out.push_back("compute.device=" + device);
+    if (!precision.empty()) out.push_back("compute.precision=" + precision);
+    if (threads >= 0) out.push_back(fmt::format("compute.threads={}", threads));
+    return out;
+  }
+};
+
+void add_set(CLI::App& command, Overrides& o) {
+  command.add_option("--set", o.set, "Give a key of the configuration another value; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->group(kConfiguration);
+}
+
+void add_where(CLI::App& command, Overrides& o) {
+  command.add_option("--device", o.device, "cpu, cuda or auto (a GPU where there is one)")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->type_name("NAME")
+      ->group(kWhere);
+  command.add_option("--threads", o.threads, "CPU threads; 0: all cores this process may use")
+      ->check(CLI::Range(0, 4096))
+      ->type_name("N")
+      ->group(kWhere);
+  command.add_option("--precision", o.precision, "f32 or bf16, of activations and products")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->type_name("TYPE")
+      ->group(kWhere);
+}
+
+CLI::Option* add_config(CLI::App& command, std::string& config) {
+  return command.add_option("config", config, "A YAML file, or the name of one in configs/")
+      ->type_name("CONFIG")
+      ->group(kConfiguration);
+}
+
+template <class T>
+CLI::Option* add_count(CLI::App& command, const char* name, T& field, const char* meaning) {
+  return command.add_option(name, field, meaning)
+      ->check(CLI::PositiveNumber)
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+void add_train(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("train", "Train a model");
+  const auto request = std::make_shared<TrainRequest>();
+  const auto overrides = std::make_shared<Overrides>();
+  add_config(*command, request->config)->required();
+  add_set(*command, *overrides);
+  add_where(*command, *overrides);
+  auto* resume =
+      command->add_flag("--resume", request->resume, "Go on from the run's newest complete checkpoint");
+  command->add_flag("--force", request->force, "Replace the run directory if it exists")->excludes(resume);
+  command->footer(
+      "Ctrl-C finishes the step, saves a checkpoint and exits with 0.\n\nExamples:\n"
+      "  spectrain train configs/quickstart.yaml\n"
+      "  spectrain train configs/quickstart.yaml --set optimizer.0.lr=0.01 --set run.name=slower\n"
+      "  spectrain train configs/quickstart.yaml --resume");
+  command->callback([=, &run] {
+    run = [=] {
+      request->config = find_configuration(request->config);
+      request->overrides = overrides->all();
+      return run_train(*request);
+    };
+  });
+}
+
+void add_eval(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("eval", "Measure the validation loss of a checkpoint");
+  const auto request = std::make_shared<EvalRequest>();
+  const auto overrides = std::make_shared<Overrides>();
+  auto* config = add_config(*command, request->config);
+  command->add_option("--checkpoint", request->checkpoint, "A checkpoint or run directory, instead of CONFIG")
+      ->type_name("DIR")
+      ->excludes(config)
+      ->group(kConfiguration);
+  command->add_option("--data", request->data, "Token shards; without it those of the configuration")
+      ->type_name("FILE...");
+  add_count(*command, "--tokens", request->tokens, "How many; without it train.validate.tokens")
+      ->default_str("");
+  add_set(*command, *overrides);
+  add_where(*command, *overrides);
+  command->footer(
+      "Examples:\n"
+      "  spectrain eval configs/quickstart.yaml\n"
+      "  spectrain eval --checkpoint runs/quickstart --data shards/val_000000.bin --tokens 1048576");
+  command->callback([=, &run] {
+    run = [=] {
+      if (request->config.empty() && request->checkpoint.empty())
+        throw RequestError("eval needs a configuration or --checkpoint DIR; see 'spectrain eval --help'");
+      if (!request->config.empty()) request->config = find_configuration(request->config);
+      request->overrides = overrides->all();
+      return run_eval(*request);
+    };
+  });
+}
+
+void add_sample(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("sample", "Let a checkpoint continue a text");
+  const auto request = std::make_shared<SampleRequest>();
+  const auto overrides = std::make_shared<Overrides>();
+  command->add_option("--checkpoint", request->checkpoint, "A checkpoint or run directory")
+      ->type_name("DIR")
+      ->required();
+  command->add_option("--prompt", request->prompt, "The text to continue; without it a new document begins")
+      ->type_name("TEXT");
+  add_count(*command, "--tokens", request->tokens, "To be generated");
+  command->add_option("--temperature", request->temperature, "0: always the likeliest token")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("T")
+      ->capture_default_str();
+  command->add_option("--top-k", request->top_k, "Choose among the k likeliest; 0: among all")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("K")
+      ->capture_default_str();
+  command->add_option("--seed", request->seed, "The same seed gives the same text")
+      ->type_name("S")
+      ->capture_default_str();
+  add_set(*command, *overrides);
+  add_where(*command, *overrides);
+  command->footer(
+      "Example:\n  spectrain sample --checkpoint runs/quickstart --prompt '#include <' --top-k 40");
+  command->callback([=, &run] {
+    run = [=] {
+      request->overrides = overrides->all();
+      return run_sample(*request);
+    };
+  });
+}
+
+void add_plan(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("plan", "Show what a run would do and need, without starting it");
+  const auto request = std::make_shared<PlanRequest>();
+  const auto overrides = std::make_shared<Overrides>();
+  add_config(*command, request->config);
+  add_set(*command, *overrides);
+  command->add_flag("--keys", request->keys, "Print every configuration key: default, type, range, meaning")
+      ->group(kConfiguration);
+  add_where(*command, *overrides);
+  command->footer(
+      "Examples:\n"
+      "  spectrain plan gpt2-124m\n"
+      "  spectrain plan configs/quickstart.yaml --set batch.micro_batch=8\n"
+      "  spectrain plan --keys");
+  command->callback([=, &run] {
+    run = [=] {
+      if (request->config.empty() && !request->keys)
+        throw RequestError("plan needs a configuration, or --keys; see 'spectrain plan --help'");
+      if (!request->config.empty()) request->config = find_configuration(request->config);
+      request->overrides = overrides->all();
+      return run_plan(*request);
+    };
+  });
+}
+
+void add_bench(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("bench", "Time training steps of a model on random tokens");
+  const auto request = std::make_shared<BenchRequest>();
+  const auto overrides = std::make_shared<Overrides>();
+  add_config(*command, request->config)->required();
+  add_count(*command, "--batch", request->batch,
+            "Sequences per step; without it the configuration's micro-batch")
+      ->default_str("");
+  add_count(*command, "--context", request->context, "Tokens per sequence; without it the configuration's")
+      ->default_str("");
+  add_count(*command, "--steps", request->steps, "Timed steps, after one that is not timed");
+  command->add_flag("--json", request->json, "One JSON object instead of a table");
+  add_set(*command, *overrides);
+  add_where(*command, *overrides);
+  command->footer("Example:\n  spectrain bench gpt2-124m --batch 4 --context 1024 --precision bf16");
+  command->callback([=, &run] {
+    run = [=] {
+      request->config = find_configuration(request->config);
+      request->overrides = overrides->all();
+      return run_bench(*request);
+    };
+  });
+}
+
+void add_plot(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("plot", "Draw the losses of runs");
+  const auto request = std::make_shared<PlotRequest>();
+  command->add_option("runs", request->runs, "Run directories or metrics.jsonl files")
+      ->type_name("RUN")
+      ->required();
+  command->add_option("--out", request->out, "A picture, .svg or .png; without it characters on the terminal")
+      ->type_name("FILE");
+  static const std::map<std::string, PlotAxis> kAxes = {
+      {"tokens", PlotAxis::tokens}, {"seconds", PlotAxis::seconds}, {"steps", PlotAxis::steps}};
+  command->add_option("--x", request->x, "Along the x axis: tokens, seconds (of training) or steps [tokens]")
+      ->transform(CLI::CheckedTransformer(kAxes).description(""))
+      ->type_name("AXIS");
+  command->add_option("--width", request->width, "Of the chart of characters, in columns")
+      ->check(CLI::Range(20, 1000))
+      ->type_name("N");
+  command->add_option("--height", request->height, "Of the chart of characters, in lines")
+      ->check(CLI::Range(5, 500))
+      ->type_name("N");
+  command->footer("Example:\n  spectrain plot runs/adamw runs/muon --out loss.svg");
+  command->callback([=, &run] { run = [=] { return run_plot(*request); }; });
+}
+
+void add_data_threads(CLI::App& command, int& threads) {
+  command.add_option("--threads", threads, "0: all cores this process may use")
+      ->check(CLI::Range(0, 4096))
+      ->type_name("N");
+}
+
+void add_data_pack(CLI::App& data, Run& run) {
+  CLI::App* command = data.add_subcommand("pack", "Make token shards from text");
+  const auto request = std::make_shared<DataPackRequest>();
+  command->add_option("inputs", request->inputs, "Text files, directories, or - for standard input")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("--tokenizer", request->tokenizer,
+                   "bytes, gpt2=DIR (vocab.bpe, encoder.json) or a tokenizer file")
+      ->type_name("NAME")
+      ->required();
+  command->add_option("--out", request->out, "Directory of the shards")->type_name("DIR")->required();
+  command->add_option("--split-on", request->split_on, "What separates documents inside a file")
+      ->type_name("TEXT");
+  add_count(*command, "--shard-tokens", request->shard_tokens, "Tokens per shard");
+  command->add_option("--prefix", request->prefix, "Shards are <prefix>_000000.bin, ...")
+      ->type_name("NAME")
+      ->capture_default_str();
+  command
+      ->add_option("--validation-fraction", request->validation_fraction,
+                   "Share of the documents, chosen by their hash, for val_000000.bin, ...")
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("SHARE");
+  command->add_flag("--force", request->force, "Replace shards of the same prefix");
+  add_data_threads(*command, request->threads);
+  command->footer(
+      "Example:\n  spectrain data pack --tokenizer gpt2=gpt2 --split-on '<|endoftext|>' --out shards "
+      "corpus.txt");
+  command->callback([=, &run] { run = [=] { return run_data_pack(*request); }; });
+}
+
+void add_data_train_tokenizer(CLI::App& data, Run& run) {
+  CLI::App* command = data.add_subcommand("train-tokenizer", "Train a byte-level BPE tokenizer on text");
+  const auto request = std::make_shared<DataTrainTokenizerRequest>();
+  command->add_option("inputs", request->inputs, "Text files, directories, or - for standard input")
+      ->type_name("FILE")
+      ->required();
+  add_count(*command, "--vocab-size", request->vocab_size, "Bytes, merges and the end of text; at least 257")
+      ->default_str("")
+      ->required();
+  command->add_option("--out", request->out, "The tokenizer file to write")->type_name("FILE")->required();
+  command->add_option("--split-on", request->split_on, "What separates documents inside a file")
+      ->type_name("TEXT");
+  command->add_flag("--force", request->force, "Replace the tokenizer file if it exists");
+  add_data_threads(*command, request->threads);
+  command->footer(
+      "Example:\n  spectrain data train-tokenizer --vocab-size 4096 --out shards/tokenizer.json corpus/");
+  command->callback([=, &run] { run = [=] { return run_data_train_tokenizer(*request); }; });
+}
+
+void add_data_readers(CLI::App& data, Run& run) {
+  CLI::App* info = data.add_subcommand("info", "Tokens, documents and largest id of shards");
+  const auto shards = std::make_shared<DataInfoRequest>();
+  info->add_option("shards", shards->shards, "Files, patterns or directories")->type_name("FILE")->required();
+  info->add_option("--tokenizer", shards->tokenizer, "Without it the tokenizer.json beside the shards")
+      ->type_name("NAME");
+  info->callback([=, &run] { run = [=] { return run_data_info(*shards); }; });
+
+  CLI::App* decode = data.add_subcommand("decode", "The text of tokens of a shard");
+  const auto request = std::make_shared<DataDecodeRequest>();
+  decode->add_option("shard", request->shard, "A token shard")->type_name("FILE")->required();
+  decode->add_option("--from", request->from, "First token")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N")
+      ->capture_default_str();
+  add_count(*decode, "--count", request->count, "How many tokens");
+  decode->add_option("--tokenizer", request->tokenizer, "Without it the tokenizer.json beside the shard")
+      ->type_name("NAME");
+  decode->callback([=, &run] { run = [=] { return run_data_decode(*request); }; });
+}
+
+void add_data(CLI::App& app, Run& run) {
+  CLI::App* data = app.add_subcommand("data", "Make and read token shards and tokenizers");
+  data->require_subcommand(1);
+  add_data_pack(*data, run);
+  add_data_train_tokenizer(*data, run);
+  add_data_readers(*data, run);
+}
+
+// CLI11 calls a misspelt subcommand an unexpected argument; here it is told what there is.
+void check_subcommand(const CLI::App& app, int argc, const char* const* argv, int at,
+                      const std::string& name) {
+  if (argc <= at || argv[at][0] == '-') return;
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
+  if (std::find(names.begin(), names.end(), argv[at]) == names.end())
+    throw RequestError(fmt::format("unknown command \"{}\"{} ({} has: {})", argv[at],
+                                   did_you_mean(argv[at], names), name, listed(names, ", ")));
+  if (std::string_view(argv[at]) == "data")
+    check_subcommand(*app.get_subcommand("data"), argc, argv, at + 1, name + " data");
+}
+
+// "spectrain data pack" of the command the arguments chose, whose --help knows more.
+std::string chosen_command(const CLI::App& app) {
+  std::string name = "spectrain";
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    name += ' ' + at->get_name();
+  }
+  return name;
+}
+
+}  // namespace
+
+int run_command_line(int argc, const char* const* argv) {
+  CLI::App app("Pretrains GPTs from scratch: one binary, one YAML file.", "spectrain");
+  app.set_version_flag("--version", std::string("spectrain ") + SPECTRAIN_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+  app.footer(
+      "Each command has its own --help. Exit codes: 0 done, 1 the run failed, 2 the request was "
+      "wrong.\n\nExamples:\n"
+      "  spectrain data pack --tokenizer bytes --out shards corpus/\n"
+      "  spectrain plan configs/quickstart.yaml\n"
+      "  spectrain train configs/quickstart.yaml --set optimizer.0.lr=0.02 --set run.name=try\n"
+      "  spectrain plot runs/try\n"
+      "  spectrain sample --checkpoint runs/try --prompt 'Once'");
+  Run run;
+  add_train(app, run);
+  add_eval(app, run);
+  add_sample(app, run);
+  add_data(app, run);
+  add_plan(app, run);
+  add_bench(app, run);
+  add_plot(app, run);
+
+  check_subcommand(app, argc, argv, 1, "spectrain");
+  if (argc < 2) {
+    std::cerr << app.help();
+    return 2;
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help_or_version) {
+    return app.exit(help_or_version);
+  } catch (const CLI::ParseError& e) {
+    throw RequestError(fmt::format("{}; see '{} --help'", e.what(), chosen_command(app)));
+  }
+  return run();
+}
+
+}  // namespace spectrain
