@@ -82,6 +82,7 @@ class CpuBackend final : public Backend {
                     const Tensor& u) override;
   void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
+  void transpose(const Tensor& x, const Tensor& y) override;  // transpose.cpp
 
   // reduction.cpp, random.cpp
   double sum_of_squares(const Tensor& x) override;
