@@ -352,7 +352,8 @@ class Planner {
     for (const int i : order_) {
       const std::size_t w = node(i).op->workspace_bytes(r_.input_shapes(node(i)), options_.compute, master_,
                                                         options_.training, options_.logits_budget);
-      plan_.workspace_bytes = std::max(plan_.workspace_bytes, w);
+      // The workspace is seen as i32: what is not a whole word of it would be lost (an odd row of bf16 was).
+      plan_.workspace_bytes = std::max(plan_.workspace_bytes, (w + 3) / 4 * 4);
     }
     layout();
   }
