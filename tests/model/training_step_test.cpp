@@ -150,6 +150,20 @@ TEST(TrainingStep, RepeatedStepGivesTheSameBits) {
   }
 }
 
+TEST(TrainingStep, IgnoredTargetsTeachNothing) {
+  const auto cpu = make_cpu_backend();
+  for (const TransformerConfig& c : models()) {
+    for (const DType compute : {DType::f32, DType::bf16}) {
+      ModelRun model(*cpu, c, 2, kContext, {.compute = compute});
+      model.set_golden_weights();
+      model.set_batch(some_tokens(2 * kContext, c.vocab, 1), std::vector<std::int32_t>(2 * kContext, -1));
+      const Gradients g = model.gradients();
+      EXPECT_EQ(largest(g.losses), 0);
+      for (const auto& [name, gradient] : g.of) EXPECT_EQ(largest(gradient), 0) << name;
+    }
+  }
+}
+
 TEST(TrainingStep, RecomputationChangesNoBit) {
   const auto cpu = make_cpu_backend();
   for (const TransformerConfig& c : models()) {
