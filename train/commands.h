@@ -66,6 +66,11 @@ struct PlotRequest {
   std::string out;                // picture.svg or picture.png; empty: characters on the terminal
   PlotAxis x = PlotAxis::tokens;
   int width = 0, height = 0;  // of the chart of characters, in cells; 0: what fits the terminal
+  bool ascii = false;         // characters outside ASCII are not used even where the locale has them
+  bool log_x = false;         // of the picture
+  std::string title;          // of the picture; empty: made from the axis
+  bool table = false;         // print the comparison table; with `out` the picture is drawn too
+  double target = 0;          // validation loss of the table's last columns; 0: the runs' own
 };
 int run_plot(const PlotRequest& request);
 
