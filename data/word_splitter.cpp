@@ -4,6 +4,10 @@
 #include <fmt/format.h>
 #include <pcre2.h>
 
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
 #include "data/utf8.h"
 #include "kernels/error.h"
 
@@ -42,6 +46,43 @@ const Pattern& pattern() {
   return compiled;
 }
 
+enum Class : std::uint8_t { letter, digit, space, other, beyond };  // beyond ASCII
+
+constexpr std::array<Class, 256> make_classes() {
+  std::array<Class, 256> classes{};
+  for (int c = 0; c < 256; ++c) {
+    const bool is_letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const bool is_space = c == ' ' || (c >= '\t' && c <= '\r');
+    classes[static_cast<std::size_t>(c)] = c >= 0x80              ? beyond
+                                           : is_letter            ? letter
+                                           : c >= '0' && c <= '9' ? digit
+                                           : is_space             ? space
+                                                                  : other;
+  }
+  return classes;
+}
+constexpr std::array<Class, 256> kClasses = make_classes();
+Class class_of(char c) { return kClasses[static_cast<unsigned char>(c)]; }
+
+// Bytes of the contraction that an apostrophe begins, 0 where it begins none.
+std::size_t contraction(std::string_view text) {
+  if (text.size() < 2) return 0;
+  switch (text[1]) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd':
+      return 2;
+    case 'r':
+    case 'v':
+      return text.size() > 2 && text[2] == 'e' ? 3 : 0;
+    case 'l':
+      return text.size() > 2 && text[2] == 'l' ? 3 : 0;
+    default:
+      return 0;
+  }
+}
+
 }  // namespace
 
 struct WordSplitter::Match {
@@ -49,13 +90,34 @@ struct WordSplitter::Match {
   ~Match() { pcre2_match_data_free(data); }
 };
 
-WordSplitter::WordSplitter() : match_(std::make_unique<Match>()) {}
+WordSplitter::WordSplitter(bool pattern_only)
+    : match_(std::make_unique<Match>()), pattern_only_(pattern_only) {}
 WordSplitter::~WordSplitter() = default;
 
 void WordSplitter::start(std::string_view text) {
   text_ = text;
   at_ = 0;
   valid_end_ = utf8_valid_prefix(text);
+}
+
+// The end of the word that begins at `at` where ASCII alone decides it, else `at`.
+std::size_t WordSplitter::ascii_end(std::size_t at) const {
+  const char* const text = text_.data();
+  const std::size_t end = valid_end_;
+  if (text[at] == '\'') {
+    const std::size_t length = contraction(text_.substr(at, std::min<std::size_t>(3, end - at)));
+    if (length > 0) return at + length;
+  }
+  std::size_t q = text[at] == ' ' && at + 1 < end ? at + 1 : at;
+  const Class kind = class_of(text[q]);
+  if (kind == beyond) return at;
+  if (kind == space) q = at;
+  std::size_t stop = q + 1;
+  while (stop < end && class_of(text[stop]) == kind) ++stop;
+  if (stop == end) return stop;
+  if (class_of(text[stop]) == beyond) return at;
+  // White space before a word leaves its last character to it, unless that is all there is.
+  return kind == space && stop - at > 1 ? stop - 1 : stop;
 }
 
 std::size_t WordSplitter::match_end(std::size_t at) {
@@ -75,7 +137,8 @@ bool WordSplitter::next(std::string_view& word) {
   if (at_ == text_.size()) return false;
   const std::size_t begin = at_;
   if (at_ < valid_end_) {
-    at_ = match_end(at_);
+    const std::size_t end = pattern_only_ ? at_ : ascii_end(at_);
+    at_ = end > at_ ? end : match_end(at_);
   } else {
     do ++at_;
     while (at_ < text_.size() && utf8_character(text_.substr(at_, 4)) == 0);

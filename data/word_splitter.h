@@ -13,7 +13,7 @@ namespace spectrain {
 // through unharmed. Not thread-safe: one per thread. Throws Error where PCRE2 gives up.
 class WordSplitter {
  public:
-  WordSplitter();
+  explicit WordSplitter(bool pattern_only = false);
   ~WordSplitter();
 
   void start(std::string_view text);  // the text must outlive the words
@@ -21,9 +21,11 @@ class WordSplitter {
 
  private:
   struct Match;
+  std::size_t ascii_end(std::size_t at) const;
   std::size_t match_end(std::size_t at);
 
   std::unique_ptr<Match> match_;
+  bool pattern_only_;
   std::string_view text_;
   std::size_t at_ = 0;
   std::size_t valid_end_ = 0;  // text_[at_, valid_end_) is well-formed
