@@ -42,7 +42,9 @@ struct Reading {
   }
   [[noreturn]] void out_of_range(double value) const {
     // The upper end of a count is so far away that Range::str() leaves it out, except to who went beyond.
-    const std::string allowed = value > range.high ? fmt::format("at most {}", range.high) : range.str();
+    const std::string allowed = value > range.high && !range.str().starts_with("in ")
+                                    ? fmt::format("at most {}", range.high)
+                                    : range.str();
     throw RequestError(fmt::format("{}: {} is {}; it must be {}", node.place, path, node.text, allowed));
   }
   const std::string& plain(std::string_view wanted) const {
