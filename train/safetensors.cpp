@@ -177,8 +177,14 @@ std::string header_text(const std::map<std::string, std::string>& metadata,
   return text;
 }
 
+// Memory of these backends is the host's: a stop in a buffer would only cost threads that others may be
+// using.
+bool in_host_memory(const Backend& backend) {
+  return backend.name() == "cpu" || backend.name() == "reference";
+}
+
 void write_tensor(OutputFile& file, const Tensor& tensor, Backend* backend) {
-  if (backend == nullptr) return file.write(tensor.data, tensor.bytes());
+  if (backend == nullptr || in_host_memory(*backend)) return file.write(tensor.data, tensor.bytes());
   std::vector<std::byte> buffer(std::min(kPiece, tensor.bytes()));
   for (std::size_t done = 0; done < tensor.bytes(); done += buffer.size()) {
     const std::size_t count = std::min(buffer.size(), tensor.bytes() - done);
@@ -289,6 +295,7 @@ void SafetensorsFile::expect(const StoredTensor& tensor, const Tensor& into) con
 
 void SafetensorsFile::read(const StoredTensor& tensor, Backend& backend, const Tensor& into) const {
   expect(tensor, into);
+  if (in_host_memory(backend)) return read(tensor, 0, into.data, into.bytes());
   std::vector<std::byte> buffer(std::min(kPiece, into.bytes()));
   for (std::size_t done = 0; done < into.bytes(); done += buffer.size()) {
     const std::size_t count = std::min(buffer.size(), into.bytes() - done);
