@@ -217,11 +217,11 @@ void add_plot(CLI::App& app, Run& run) {
       ->required();
   command->add_option("--out", request->out, "A picture, .svg or .png; without it characters on the terminal")
       ->type_name("FILE");
-  static const std::map<std::string, PlotAxis> kAxes = {
-      {"tokens", PlotAxis::tokens}, {"seconds", PlotAxis::seconds}, {"steps", PlotAxis::steps}};
-  command->add_option("--x", request->x, "Along the x axis: tokens, seconds (of training) or steps [tokens]")
-      ->transform(CLI::CheckedTransformer(kAxes).description(""))
-      ->type_name("AXIS");
+  const auto axis = std::make_shared<std::string>("tokens");
+  command->add_option("--x", *axis, "Along the x axis: tokens, seconds (of training) or steps")
+      ->check(CLI::IsMember({"tokens", "seconds", "steps"}))
+      ->type_name("AXIS")
+      ->capture_default_str();
   command->add_option("--width", request->width, "Of the chart of characters, in columns")
       ->check(CLI::Range(20, 1000))
       ->type_name("N");
@@ -229,7 +229,14 @@ void add_plot(CLI::App& app, Run& run) {
       ->check(CLI::Range(5, 500))
       ->type_name("N");
   command->footer("Example:\n  spectrain plot runs/adamw runs/muon --out loss.svg");
-  command->callback([=, &run] { run = [=] { return run_plot(*request); }; });
+  command->callback([=, &run] {
+    run = [=] {
+      request->x = *axis == "seconds" ? PlotAxis::seconds
+                   : *axis == "steps" ? PlotAxis::steps
+                                      : PlotAxis::tokens;
+      return run_plot(*request);
+    };
+  });
 }
 
 void add_data_threads(CLI::App& command, int& threads) {

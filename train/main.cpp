@@ -45,7 +45,8 @@ int main(int argc, char** argv) {
   try {
     const int code = spectrain::run_command_line(argc, argv);
     // Output that did not reach the disk is a failure too.
-    if (code == 0 && std::fflush(stdout) != 0) return failed(1, "", "standard output cannot be written");
+    if (code == 0 && (std::fflush(stdout) != 0 || std::ferror(stdout)))
+      return failed(1, "", "standard output cannot be written");
     return code;
   } catch (const spectrain::RequestError& e) {
     return failed(2, "", e.what());

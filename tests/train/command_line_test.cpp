@@ -19,7 +19,8 @@ struct Outcome {
 // The real program, as a user starts it.
 Outcome spectrain(const std::string& arguments) {
   Outcome outcome;
-  const std::string command = "'" SPECTRAIN_BINARY_DIR "/spectrain' " + arguments + " 2>&1";
+  const std::string command =
+      "cd '" SPECTRAIN_SOURCE_DIR "' && '" SPECTRAIN_BINARY_DIR "/spectrain' 2>&1 " + arguments;
   FILE* pipe = popen(command.c_str(), "r");
   char buffer[4096];
   for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) outcome.text.append(buffer, n);
@@ -61,8 +62,8 @@ TEST(CommandLine, AWrongRequestIsOneSentenceAndTwo) {
   refused("data pak", "did you mean \"pack\"?");
   refused("train", "see 'spectrain train --help'");
   refused("train x.yaml --nonsense", "--nonsense");
-  refused("train x.yaml", "x.yaml: no such configuration file");
-  refused("train gpt2-125m", "did you mean \"gpt2-124m\"?");
+  refused("plan x.yaml", "x.yaml: no such configuration file");
+  refused("plan gpt2-125m", "did you mean \"gpt2-124m\"?");
   refused("plan", "plan needs a configuration");
   refused("eval", "eval needs a configuration or --checkpoint");
   refused("sample --checkpoint x --tokens -3", "--tokens");
@@ -71,6 +72,12 @@ TEST(CommandLine, AWrongRequestIsOneSentenceAndTwo) {
       "plan " + kPreset + " --set optimizer.0.learning_rate=1",
       "--set optimizer.0.learning_rate=1: unknown key \"optimizer.0.learning_rate\"; did you mean \"lr\"?");
   refused("plan " + kPreset + " --set model.layers=0", "it must be in [1, 65536]");
+}
+
+TEST(CommandLine, OutputThatCannotBeWrittenIsAFailure) {
+  const Outcome outcome = spectrain("plan --keys > /dev/full");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.text, HasSubstr("standard output cannot be written"));
 }
 
 TEST(CommandLine, NothingAskedShowsHelpAndIsWrong) {
