@@ -243,6 +243,32 @@ TEST(NewtonSchulzTables, ScalarBands) {
   EXPECT_NEAR(scalar({NewtonSchulzTable::exact, 0, DType::f32}, 1e-9) / 1e-9, 4096, 1);
 }
 
+// The published tables once more, since every other test takes its coefficients from the code.
+TEST(NewtonSchulzTables, Coefficients) {
+  const std::vector<std::vector<double>> published[] = {
+      {{3.4445, -4.7750, 2.0315}},
+      {{8.156554524902461, -22.48329292557795, 15.878769915207462},
+       {4.042929935166739, -2.808917465908714, 0.5000178451051316},
+       {3.8916678022926607, -2.772484153217685, 0.5060648178503393},
+       {3.285753657755655, -2.3681294933425376, 0.46449024233003106},
+       {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}},
+      {{4.0848, -6.8946, 2.9270},
+       {3.9505, -6.3029, 2.6377},
+       {3.7418, -5.5913, 2.3037},
+       {2.8769, -3.1427, 1.2046},
+       {2.8366, -3.0525, 1.2012}},
+      {{2, -1.5, 0.5}}};
+  for (std::size_t t = 0; t < 4; ++t) {
+    const std::vector<Quintic>& table = scheme(kTables[t]).table;
+    ASSERT_EQ(table.size(), published[t].size());
+    for (std::size_t i = 0; i < table.size(); ++i) {
+      EXPECT_EQ(table[i].a, static_cast<float>(published[t][i][0]));
+      EXPECT_EQ(table[i].b, static_cast<float>(published[t][i][1]));
+      EXPECT_EQ(table[i].c, static_cast<float>(published[t][i][2]));
+    }
+  }
+}
+
 TEST(NewtonSchulzTables, Steps) {
   const auto count = [](NewtonSchulzTable t, int steps) { return quintics({t, steps, DType::f32}).size(); };
   EXPECT_EQ(count(NewtonSchulzTable::keller, 0), 5u);
