@@ -1,0 +1,243 @@
+#include "train/trainer.h"
+
+#include <fmt/format.h>
+#include <version.h>
+
+#include <cmath>
+
+#include "kernels/error.h"
+#include "optim/rule.h"
+#include "train/checkpoint.h"
+#include "train/checksum.h"
+#include "train/interrupt.h"
+#include "train/peak.h"
+
+namespace spectrain {
+namespace {
+
+// For legends and tables: the first group's rule, "muon 0.02".
+std::string label(const OptimizerConfig& optimizer) {
+  const std::unique_ptr<UpdateRule> rule = rule_for(optimizer.groups.front().rule);
+  return fmt::format("{} {}", rule->name(), rule->lr());
+}
+
+std::string config_hash(const RunConfig& config) {
+  const std::string yaml = to_yaml(config);
+  return checksum_text(checksum_of(yaml.data(), yaml.size()));
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainRequest& request)
+    : config_(load_config(request.config, request.overrides)),
+      steps_(config_.steps()),
+      count_(count(config_.model, config_.batch.context)),
+      first_lr_(rule_for(config_.optimizer.groups.front().rule)->lr()) {
+  data_ = training_loader(config_);
+  validation_ = validation_loader(config_);
+  backend_ = make_backend(config_.compute);
+  session_ = std::make_unique<Session>(config_, *backend_, true);
+  optimizer_ = std::make_unique<Optimizer>(*backend_, session_->parameters().views(), config_.optimizer);
+  session_->evaluation();  // all memory is taken now, not an hour into the run
+
+  const ExistingRun existing = request.resume  ? ExistingRun::resume
+                               : request.force ? ExistingRun::set_aside
+                                               : ExistingRun::refuse;
+  directory_ =
+      std::make_unique<RunDirectory>(config_.run.directory, config_.run.name, existing, to_yaml(config_));
+  if (!directory_->set_aside_to().empty()) fmt::print("the old run is now {}\n", directory_->set_aside_to());
+  session_->parameters().initialize(config_.run.seed);
+  if (request.resume) load_newest_checkpoint();
+  peak_ = measure_peak(*backend_, config_.compute.precision);
+  begin_metrics();
+  const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
+  tokens_.resize(micro_tokens);
+  targets_.resize(micro_tokens);
+}
+
+std::vector<StateTensor> Trainer::model_state() const {
+  std::vector<StateTensor> tensors;
+  for (const ParameterView& p : session_->parameters().views()) tensors.push_back({p.info->name, p.value});
+  return tensors;
+}
+
+void Trainer::load_newest_checkpoint() {
+  std::vector<std::string> notes;
+  const auto found = newest_checkpoint(directory_->checkpoints_path(), Verify::contents, &notes);
+  for (const std::string& note : notes) fmt::print("{}\n", note);
+  if (!found) {
+    fmt::print("{} holds no checkpoint: starting from the beginning\n", directory_->path());
+    return;
+  }
+  const CheckpointReader reader(found->path);
+  reader.load_model(*backend_, model_state());
+  reader.load_optimizer(*backend_, optimizer_->state());
+  session_->parameters().refresh();
+  const nlohmann::json& state = reader.state();
+  first_step_ = last_saved_ = reader.step();
+  clock_ = TrainingClock(state.at("train_seconds").get<double>());
+  for (const auto& v : state.at("validations"))
+    validations_.push_back(
+        {v.at(0).get<double>(), v.at(1).get<double>(), v.at(2).get<double>(), v.at(3).get<double>()});
+  fmt::print("going on from {} after step {}\n", found->path, first_step_);
+}
+
+void Trainer::begin_metrics() {
+  MetricsHeader header;
+  header.run = config_.run.name;
+  header.optimizer = label(config_.optimizer);
+  header.config_hash = config_hash(config_);
+  header.version = SPECTRAIN_VERSION;
+  header.device = backend_->description();
+  header.model_parameters = count_.parameters;
+  header.target = config_.train.target;
+  header.started = utc_now();
+  if (directory_->existed())
+    metrics_ = std::make_unique<MetricsWriter>(
+        MetricsWriter::resume(directory_->metrics_path(), header, first_step_));
+  else
+    metrics_ = std::make_unique<MetricsWriter>(directory_->metrics_path(), header);
+}
+
+void Trainer::print_start() const {
+  fmt::print("{}: {:.2f}M parameters, {} steps of {} tokens ({} x {} sequences of {}), {} on {}\n",
+             config_.run.name, static_cast<double>(count_.parameters) / 1e6, steps_, config_.batch.tokens,
+             config_.accumulation(), session_->micro_batch(), config_.batch.context,
+             name_of(config_.compute.precision), backend_->description());
+  fmt::print("data: {:.1f}M training tokens in {} files, {:.1f} epochs; {:.1f}M validation tokens\n",
+             static_cast<double>(data_->tokens()) / 1e6, data_->files(),
+             static_cast<double>(tokens_after(steps_)) /
+                 static_cast<double>(data_->windows() * config_.batch.context),
+             static_cast<double>(validation_->tokens()) / 1e6);
+  fmt::print("{}", optimizer_->describe());
+}
+
+bool Trainer::validates(std::int64_t step) const {
+  const std::int64_t every = config_.train.validate.every;
+  return step == 0 || step == steps_ || (every > 0 && step % every == 0);
+}
+
+void Trainer::validate(std::int64_t step) {
+  const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens);
+  validations_.push_back(
+      {static_cast<double>(step), static_cast<double>(tokens_after(step)), clock_.seconds(), e.loss});
+  MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, {}};
+  line.more.emplace_back("val_tokens", e.tokens);
+  metrics_->write(line);
+}
+
+double Trainer::forward_backward(std::int64_t step) {
+  const std::int64_t sequences = session_->micro_batch(), micros = config_.accumulation();
+  const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
+  double sum = 0;
+  for (std::int64_t micro = 0; micro < micros; ++micro) {
+    data_->read(step, micro * sequences, sequences, tokens_, targets_);
+    if (micro + 1 < micros)
+      data_->prefetch(step, (micro + 1) * sequences, sequences);
+    else
+      data_->prefetch(step + 1, 0, sequences);
+    session_->training().set_input("tokens", tokens_);
+    session_->training().set_input("targets", targets_);
+    session_->training().forward_backward(scale, micro > 0);
+    double loss = 0;
+    for (const double l : session_->training().host_result()) loss += l;
+    if (!std::isfinite(loss))
+      throw Error(fmt::format("step {}: the training loss is {}; the first value that went bad is {}. {}",
+                              step + 1, loss, session_->training().first_nonfinite(),
+                              last_saved_ >= 0
+                                  ? fmt::format("The checkpoint of step {} is intact.", last_saved_)
+                                  : "There is no checkpoint yet."));
+    sum += loss;
+  }
+  return sum * scale;
+}
+
+void Trainer::train_step(std::int64_t step) {
+  const double before = clock_.seconds();
+  clock_.start();
+  last_loss_ = forward_backward(step);
+  const double factor = schedule_factor(config_.schedule, step, steps_);
+  const StepReport report = optimizer_->step(step, factor);
+  if (report.finite) session_->parameters().refresh();
+  backend_->synchronize();
+  clock_.stop();
+
+  const double lr = first_lr_ * factor;
+  const double speed = static_cast<double>(config_.batch.tokens) / (clock_.seconds() - before);
+  if (!report.finite)
+    progress_->note(fmt::format("step {}: a gradient is not finite; nothing was updated", step + 1));
+  if (config_.train.log_every > 0 && (step + 1) % config_.train.log_every == 0) {
+    MetricsLine line{step + 1, tokens_after(step + 1), clock_.seconds(), last_loss_, {}, {}};
+    line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};
+    if (!report.finite) line.more.emplace_back("skipped", true);
+    metrics_->write(line);
+  }
+  show(step + 1, lr, speed);
+}
+
+void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
+  ProgressState state;
+  state.step = step;
+  state.steps = steps_;
+  state.tokens = tokens_after(step);
+  state.loss = last_loss_;
+  if (!validations_.empty()) state.val_loss = validations_.back().loss;
+  state.lr = lr;
+  state.tokens_per_second = tokens_per_second;
+  state.share_of_peak = tokens_per_second * static_cast<double>(count_.flops_per_token) / peak_;
+  const double per_step = (clock_.seconds() - session_seconds_) / static_cast<double>(step - first_step_);
+  state.seconds_left = per_step * static_cast<double>(steps_ - step);
+  progress_->update(state);
+}
+
+void Trainer::save(std::int64_t step) {
+  CheckpointContents contents{model_state(), optimizer_->state(), {}};
+  nlohmann::json points = nlohmann::json::array();
+  for (const ValidationPoint& v : validations_) points.push_back({v.step, v.tokens, v.seconds, v.loss});
+  contents.state = {{"step", step},
+                    {"tokens", tokens_after(step)},
+                    {"train_seconds", clock_.seconds()},
+                    {"train_loss", last_loss_},
+                    {"seed", config_.run.seed},
+                    {"validations", std::move(points)},
+                    {"version", SPECTRAIN_VERSION}};
+  write_checkpoint(directory_->checkpoints_path(), step, contents, *backend_, config_.train.checkpoint.keep);
+  last_saved_ = step;
+}
+
+void Trainer::print_end(std::int64_t step) const {
+  if (validations_.empty()) return;
+  fmt::print("{}: validation loss {:.4f} after {} tokens, {:.1f} s of training\n", config_.run.name,
+             validations_.back().loss, tokens_after(step), clock_.seconds());
+  if (config_.train.target <= 0) return;
+  if (const auto at = first_crossing(validations_, config_.train.target))
+    fmt::print("target {} reached at {:.0f} tokens (step {:.1f}), {:.1f} s\n", config_.train.target,
+               at->tokens, at->step, at->seconds);
+  else
+    fmt::print("target {} not reached\n", config_.train.target);
+}
+
+void Trainer::run() {
+  print_start();
+  progress_ = std::make_unique<Progress>(progress_options_for(stdout));
+  session_seconds_ = clock_.seconds();
+  const InterruptGuard guard;
+  std::int64_t step = first_step_;
+  while (step < steps_ && !InterruptGuard::raised()) {
+    // A resumed run has the validation of its first step already, unless the checkpoint was made before it.
+    const bool known = !validations_.empty() && validations_.back().step >= static_cast<double>(step);
+    if (validates(step) && !known) validate(step);
+    train_step(step);
+    ++step;
+    const std::int64_t every = config_.train.checkpoint.every;
+    if (every > 0 && step % every == 0 && step < steps_) save(step);
+  }
+  if (step == steps_ && (validations_.empty() || validations_.back().step < static_cast<double>(step)))
+    validate(step);
+  if (last_saved_ != step) save(step);
+  progress_->finish();
+  if (step < steps_) fmt::print("interrupted after step {}; saved, go on with --resume\n", step);
+  print_end(step);
+}
+
+}  // namespace spectrain
