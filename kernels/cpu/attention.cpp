@@ -17,8 +17,9 @@ std::int64_t blocks_of(const HeadLayout& l) { return (l.context + kBlock - 1) / 
 std::int64_t padded_dim(const HeadLayout& l) { return (l.head_dim + 15) / 16 * 16; }
 
 // Floats of scratch one thread needs (isa/attention.h), in whole cache lines.
-std::int64_t forward_scratch(const HeadLayout& l) {
-  return 4 * kBlock * padded_dim(l) + kScores + 2 * kBlock;
+std::int64_t forward_scratch(const HeadLayout& l, std::int64_t together) {
+  const std::int64_t tile = kBlock * padded_dim(l);
+  return 2 * tile + kScores + together * (2 * tile + 2 * kBlock);
 }
 std::int64_t backward_scratch(const HeadLayout& l) { return 8 * kBlock * padded_dim(l) + 2 * kScores; }
 std::int64_t backward_all_scratch(const HeadLayout& l) {
@@ -87,11 +88,17 @@ void CpuBackend::attention(const HeadLayout& layout, double scale, const Tensor&
   const AttentionArgs a = arguments(layout, scale, qkv, out, lse);
   const auto forward = SPECTRAIN_ISA_SELECT(attention_table).forward[qkv.dtype == DType::bf16];
   const std::int64_t heads = layout.batch * layout.heads, blocks = blocks_of(layout);
-  const std::int64_t floats = forward_scratch(layout);
-  run_tasks(threads_, heads * blocks, attention_scratch(threads_ * floats), floats,
+  // Query blocks taken together save fetching keys and values again, as long as all threads find enough
+  // tasks.
+  std::int64_t together = 4;
+  while (together > 1 && heads * ((blocks + together - 1) / together) < 4 * threads_) together /= 2;
+  const std::int64_t parts = (blocks + together - 1) / together;
+  const std::int64_t floats = forward_scratch(layout, together);
+  run_tasks(threads_, heads * parts, attention_scratch(threads_ * floats), floats,
             [&](std::int64_t i, float* scratch) {
-              const std::int64_t head = i % heads, block = blocks - 1 - i / heads;
-              forward(a, head / a.heads, head % a.heads, block, scratch);
+              const std::int64_t head = i % heads, last = blocks - i / heads * together;
+              forward(a, head / a.heads, head % a.heads, std::max<std::int64_t>(0, last - together), last,
+                      scratch);
             });
 }
 

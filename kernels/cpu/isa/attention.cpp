@@ -84,52 +84,77 @@ inline float weights(float* __restrict s, std::int64_t allowed, float& largest) 
   return sum;
 }
 
+// What a block of queries carries from one block of keys to the next.
+struct Queries {
+  float *q, *out, *top,
+      *sum;  // scaled queries, weighted values, largest score and sum of weights of each row
+  Queries(const Sizes& s, float* scratch)
+      : q(scratch), out(q + B * s.dim), top(out + B * s.dim), sum(top + B) {}
+  static std::int64_t floats(const Sizes& s) { return 2 * B * s.dim + 2 * B; }
+};
+
+// One tile of scores: weights of block j of keys for one block of queries, and their values added.
+template <bool diagonal>
+void attend(const Sizes& s, std::int64_t rows, std::int64_t count, bool first, const float* kt,
+            const float* v, float* p, const Queries& to) {
+  const std::int64_t M = (rows + 7) / 8 * 8;
+  tile_product<false, diagonal ? Part::n_to_row : Part::all>(M, B, s.D, to.q, s.dim, kt, B, p, B, false);
+  for (std::int64_t r = 0; r < M; ++r) {
+    const float before = to.top[r];
+    const float added = weights(p + r * B, diagonal ? r + 1 : B, to.top[r]);
+    const float keep = first ? 0.0f : exp_fast(before - to.top[r]);
+    to.sum[r] = to.sum[r] * keep + added;
+    if (!first && keep != 1.0f) {
+      float* __restrict o = to.out + r * s.dim;
+      for (std::int64_t i = 0; i < s.dim; ++i) o[i] *= keep;
+    }
+  }
+  tile_product<false, diagonal ? Part::k_to_row : Part::all>(M, s.dim, count, p, B, v, s.dim, to.out, s.dim,
+                                                             !first);
+}
+
 template <class S>
-void forward(const AttentionArgs& a, std::int64_t batch, std::int64_t head, std::int64_t block,
-             float* scratch) {
+void finish(const AttentionArgs& a, const Sizes& s, std::int64_t batch, std::int64_t head, std::int64_t block,
+            const Queries& from) {
+  const std::int64_t row = block * B, rows = least(B, a.context - row);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    float* __restrict o = from.out + r * s.dim;
+    const float inverse = 1.0f / from.sum[r];
+    for (std::int64_t i = 0; i < s.dim; ++i) o[i] *= inverse;
+    if (a.lse) a.lse[(batch * a.heads + head) * a.context + row + r] = from.top[r] + logf(from.sum[r]);
+  }
+  put(out_head<S>(a, a.out, batch, head), row, rows, s, from.out);
+}
+
+template <class S>
+void forward(const AttentionArgs& a, std::int64_t batch, std::int64_t head, std::int64_t first,
+             std::int64_t last, float* scratch) {
   const Sizes s(a);
   const std::int64_t tile = B * s.dim, kv = head / s.group;
-  float *q = scratch, *v = q + tile, *kt = v + tile, *out = kt + tile, *p = out + tile;
-  float *top = p + B * B, *sum = top + B;
-  const std::int64_t row = block * B, rows = least(B, a.context - row);
-  fetch(packed_head<const S>(a, a.qkv, batch, head), row, rows, s, a.scale, q);
+  float *v = scratch, *kt = v + tile, *p = kt + tile, *states = p + B * B;
+  for (std::int64_t i = first; i < last; ++i) {
+    const Queries to(s, states + (i - first) * Queries::floats(s));
+    fetch(packed_head<const S>(a, a.qkv, batch, head), i * B, least(B, a.context - i * B), s, a.scale, to.q);
+    for (std::int64_t r = 0; r < B; ++r) to.top[r] = kMasked, to.sum[r] = 0;
+  }
   const auto keys = packed_head<const S>(a, a.qkv, batch, a.heads + kv);
   const auto values = packed_head<const S>(a, a.qkv, batch, a.heads + a.kv_heads + kv);
-  const std::int64_t M = (rows + 7) / 8 * 8;
-  for (std::int64_t r = 0; r < B; ++r) top[r] = kMasked, sum[r] = 0;
-
-  for (std::int64_t j = 0; j <= block; ++j) {
-    const std::int64_t key = j * B, count = least(B, a.context - key);
-    const bool diagonal = j == block;
-    fetch(keys, key, count, s, 1.0f, v);  // the place of v is free until the weights are known
+  for (std::int64_t j = 0; j < last; ++j) {
+    const std::int64_t count = least(B, a.context - j * B);
+    fetch(keys, j * B, count, s, 1.0f, v);  // the place of v is free until the keys are transposed
     tile_transpose(B, s.dim, v, s.dim, kt, B);
-    if (diagonal)
-      tile_product<false, Part::n_to_row>(M, B, s.D, q, s.dim, kt, B, p, B, false);
-    else
-      tile_product<false, Part::all>(M, B, s.D, q, s.dim, kt, B, p, B, false);
-    fetch(values, key, count, s, 1.0f, v);
-    for (std::int64_t r = 0; r < M; ++r) {
-      const float before = top[r];
-      const float added = weights(p + r * B, diagonal ? r + 1 : B, top[r]);
-      const float keep = j == 0 ? 0.0f : expf(before - top[r]);
-      sum[r] = sum[r] * keep + added;
-      if (j > 0 && keep != 1.0f) {
-        float* __restrict o = out + r * s.dim;
-        for (std::int64_t i = 0; i < s.dim; ++i) o[i] *= keep;
-      }
+    fetch(values, j * B, count, s, 1.0f, v);
+    for (std::int64_t i = j > first ? j : first; i < last; ++i) {
+      const Queries to(s, states + (i - first) * Queries::floats(s));
+      const std::int64_t rows = least(B, a.context - i * B);
+      if (i == j)
+        attend<true>(s, rows, count, j == 0, kt, v, p, to);
+      else
+        attend<false>(s, rows, count, j == 0, kt, v, p, to);
     }
-    if (diagonal)
-      tile_product<false, Part::k_to_row>(M, s.dim, count, p, B, v, s.dim, out, s.dim, j > 0);
-    else
-      tile_product<false, Part::all>(M, s.dim, count, p, B, v, s.dim, out, s.dim, j > 0);
   }
-  for (std::int64_t r = 0; r < rows; ++r) {
-    float* __restrict o = out + r * s.dim;
-    const float inverse = 1.0f / sum[r];
-    for (std::int64_t i = 0; i < s.dim; ++i) o[i] *= inverse;
-    if (a.lse) a.lse[(batch * a.heads + head) * a.context + row + r] = top[r] + logf(sum[r]);
-  }
-  put(out_head<S>(a, a.out, batch, head), row, rows, s, out);
+  for (std::int64_t i = first; i < last; ++i)
+    finish<S>(a, s, batch, head, i, Queries(s, states + (i - first) * Queries::floats(s)));
 }
 
 template <class S>

@@ -22,9 +22,10 @@ struct AttentionArgs {
 // Entries [0] are for f32 tensors, [1] for bf16. A task touches nothing of another's output. Tiles are
 // 64 x D floats, D = head_dim rounded up to 16; scratch is aligned to 64 bytes.
 struct AttentionTable {
-  // out and lse of one block of queries. scratch: 4 tiles + 64 x 64 + 128 floats
-  void (*forward[2])(const AttentionArgs& a, std::int64_t batch, std::int64_t head, std::int64_t query_block,
-                     float* scratch);
+  // out and lse of the query blocks [first, last), which share each block of keys and values while it is in
+  // the cache. scratch: 2 tiles + 64 x 64, and 2 tiles + 128 floats for each block
+  void (*forward[2])(const AttentionArgs& a, std::int64_t batch, std::int64_t head, std::int64_t first,
+                     std::int64_t last, float* scratch);
   // delta of the rows [begin, end)
   void (*delta[2])(const AttentionArgs& a, std::int64_t begin, std::int64_t end);
   // dq, dk, dv of everything that reads one key/value head: 5 products for each tile of scores.
