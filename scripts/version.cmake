@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.25)
 # Writes OUTPUT (a header with SPECTRAIN_VERSION) from `git describe` in SOURCE, only when it changed.
 execute_process(COMMAND git describe --tags --always --dirty WORKING_DIRECTORY ${SOURCE}
                 OUTPUT_VARIABLE version OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
