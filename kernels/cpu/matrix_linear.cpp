@@ -1,10 +1,10 @@
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <stdexcept>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/activation.h"
 #include "kernels/cpu/matrix_state.h"
 
 // The products of linear layers with prepared weights, and their gradients.
@@ -13,10 +13,6 @@ namespace spectrain {
 namespace {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-std::size_t panel_bytes(const GemmKernels& kernels, std::int64_t n, std::int64_t k) {
-  return static_cast<std::size_t>(ceil_div(n, kernels.cols) * kernels.cols * ceil_div(k, kernels.k_step)) * 4;
-}
 
 void require_shape(const Tensor& t, std::int64_t rows, std::int64_t cols, const char* kernel,
                    const char* name) {
@@ -38,39 +34,9 @@ const CpuBackend::Matrices::Prepared& prepared(const PreparedMatrix& w, const ch
 
 }  // namespace
 
-CpuBackend::Matrices& CpuBackend::matrices() {
-  if (!matrices_) matrices_ = std::make_unique<Matrices>(*this);
-  return *matrices_;
-}
-
-std::unique_ptr<PreparedMatrix> CpuBackend::prepare(const Tensor& master, DType compute, bool backward) {
-  require_compute(master, "prepare", "master");
-  require(compute == DType::f32 || compute == DType::bf16, "prepare", "compute is neither f32 nor bf16");
-  auto matrix = std::make_unique<Matrices::Prepared>(master.rows(), master.cols());
-  const std::int64_t n = master.rows(), k = master.cols();
-  matrix->compute = compute;
-  matrix->kernels = &matrices().kernels_for(compute == DType::bf16);
-  matrix->forward = allocate(panel_bytes(*matrix->kernels, n, k), "a prepared matrix");
-  if (backward) matrix->backward = allocate(panel_bytes(*matrix->kernels, k, n), "a prepared matrix");
-  refresh(*matrix, master);
-  return matrix;
-}
-
-std::size_t CpuBackend::prepared_bytes(Shape shape, DType compute, bool backward) const {
-  const GemmTable& table = SPECTRAIN_ISA_SELECT(gemm_table);
-  const bool pairs = compute == DType::bf16 && cpu_isa() == Isa::avx512_bf16;
-  const GemmKernels& kernels = pairs ? table.pairs : table.f32;
-  return panel_bytes(kernels, shape.rows(), shape.cols()) +
-         (backward ? panel_bytes(kernels, shape.cols(), shape.rows()) : 0);
-}
-
-void CpuBackend::refresh(PreparedMatrix& w, const Tensor& master) {
-  require_shape(master, w.rows(), w.cols(), "refresh", "master");
-  auto* matrix = dynamic_cast<Matrices::Prepared*>(&w);
-  require(matrix != nullptr, "refresh", "the matrix was prepared by another backend");
-  matrices().pack(master, *matrix);
-}
-
+// A bias, an activation and `pre` with oneDNN follow in a pass of their own over y; the own kernels do the
+// same while a block of rows is in the cache. Either way y is exactly activation(what linear() without one
+// would have stored), read back in y's dtype: asking for `pre` as well changes no bit of y.
 void CpuBackend::linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act,
                         const Tensor& pre, const Tensor& y) {
   const Matrices::Prepared& matrix = prepared(w, "linear");
@@ -80,17 +46,28 @@ void CpuBackend::linear(const Tensor& x, const PreparedMatrix& w, const Tensor& 
   require_vector(bias, DType::f32, n, true, "linear", "bias");
   if (pre) require_same(pre, y, "linear", "pre and y");
   const Tensor& sums = pre ? pre : y;
+  if (matrix.engine == MatrixEngine::onednn) {
+    OnednnProduct p;
+    p.m = r, p.n = n, p.k = k;
+    p.a = x.reshaped({r, k}), p.packed_b = matrix.forward->data();
+    p.bias = bias;
+    p.c = sums;
+    matrices().multiply_onednn(p, matrix.compute);
+    if (act != Activation::none || pre) activation(act, sums, y);
+    return;
+  }
   GemmProblem p;
   p.m = r, p.n = n, p.k = k;
   p.a = source_of(x, false, matrix.compute);
   p.b_panels = matrix.forward->data();
   p.bias = bias ? bias.as<float>() : nullptr;
   p.c = sums.data, p.c_bf16 = sums.dtype == DType::bf16, p.ldc = n;
-  matrices().multiply(p, *matrix.kernels);
-  if (act != Activation::none)
-    activation(act, sums, y);
-  else if (pre)
-    copy(pre, y);
+  RowPass pass;
+  if (act != Activation::none || pre) {
+    const ActivationTable& table = SPECTRAIN_ISA_SELECT(activation_table);
+    pass = {table.forward[p.c_bf16][static_cast<int>(act)], y.data};
+  }
+  matrices().multiply(p, matrix.compute, pass);
 }
 
 void CpuBackend::linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
@@ -100,13 +77,21 @@ void CpuBackend::linear_backward_input(const Tensor& dy, const PreparedMatrix& w
   require_shape(dy, r, n, "linear_backward_input", "dy");
   require_shape(dx, r, k, "linear_backward_input", "dx");
   require(matrix.backward != nullptr, "linear_backward_input", "the matrix was prepared without `backward`");
+  if (matrix.engine == MatrixEngine::onednn) {
+    OnednnProduct p;
+    p.m = r, p.n = k, p.k = n;
+    p.a = dy, p.packed_b = matrix.backward->data();
+    p.beta = accumulate ? 1 : 0;
+    p.c = dx;
+    return matrices().multiply_onednn(p, matrix.compute);
+  }
   GemmProblem p;
   p.m = r, p.n = k, p.k = n;
   p.a = source_of(dy, false, matrix.compute);
   p.b_panels = matrix.backward->data();
   p.c = dx.data, p.c_bf16 = dx.dtype == DType::bf16, p.ldc = k;
   if (accumulate) p.d = dx.data, p.beta = 1;
-  matrices().multiply(p, *matrix.kernels);
+  matrices().multiply(p, matrix.compute);
 }
 
 void CpuBackend::linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
@@ -116,14 +101,23 @@ void CpuBackend::linear_backward_weight(const Tensor& dy, const Tensor& x, const
   require_shape(x, r, k, "linear_backward_weight", "x");
   require_shape(dw, n, k, "linear_backward_weight", "dw");
   require(dw.dtype == DType::f32, "linear_backward_weight", "dw is not f32");
+  const DType compute = x.dtype;
+  if (matrices().engine(Product::weight, compute) == MatrixEngine::onednn) {
+    OnednnProduct p;
+    p.m = n, p.n = k, p.k = r;
+    p.a = dy, p.transpose_a = true;
+    p.b = x;
+    p.beta = accumulate ? 1 : 0;
+    p.c = dw;
+    return matrices().multiply_onednn(p, compute);
+  }
   GemmProblem p;
   p.m = n, p.n = k, p.k = r;
-  p.a = source_of(dy, true, x.dtype);
-  p.b = source_of(x, true, x.dtype);
+  p.a = source_of(dy, true, compute);
+  p.b = source_of(x, true, compute);
   p.c = dw.data, p.ldc = k;
   if (accumulate) p.d = dw.data, p.beta = 1;
-  Matrices& products = matrices();
-  products.multiply(p, products.kernels_for(x.dtype == DType::bf16));
+  matrices().multiply(p, compute);
 }
 
 void CpuBackend::bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) {
@@ -132,7 +126,7 @@ void CpuBackend::bias_gradient(const Tensor& dy, const Tensor& db, bool accumula
   require_vector(db, DType::f32, n, false, "bias_gradient", "db");
   const GemmSource source = source_of(dy, false, dy.dtype);
   float* out = db.as<float>();
-  const GemmKernels& kernels = matrices().kernels_for(false);
+  const GemmKernels& kernels = matrices().kernels_for(DType::f32);
   const std::int64_t strips = ceil_div(n, 64);
   const int team = r * n < 32768 ? 1 : threads_;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)

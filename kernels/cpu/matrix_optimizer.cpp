@@ -23,6 +23,15 @@ void CpuBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
                                        transpose_a ? "^T" : "", b.shape.str(), transpose_b ? "^T" : "",
                                        c.shape.str()));
   const bool bf16 = a.dtype == DType::bf16;
+  if (matrices().engine(Product::optimizer, a.dtype) == MatrixEngine::onednn) {
+    OnednnProduct p;
+    p.m = m, p.n = n, p.k = k;
+    p.a = a, p.transpose_a = transpose_a;
+    p.b = b, p.transpose_b = transpose_b;
+    p.alpha = alpha, p.beta = beta;
+    p.c = c;
+    return matrices().multiply_onednn(p, a.dtype);
+  }
   GemmProblem p;
   p.m = m, p.n = n, p.k = k;
   p.a = {a.data, a.cols(), bf16, transpose_a, false};
@@ -30,8 +39,7 @@ void CpuBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
   p.alpha = alpha;
   p.c = c.data, p.c_bf16 = c.dtype == DType::bf16, p.ldc = n;
   if (beta != 0) p.d = c.data, p.beta = beta;
-  Matrices& products = matrices();
-  products.multiply(p, products.kernels_for(bf16));
+  matrices().multiply(p, a.dtype);
 }
 
 void CpuBackend::symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta,
@@ -46,14 +54,25 @@ void CpuBackend::symmetric_product(const Tensor& a, float alpha, const Tensor& d
         fmt::format("symmetric_product: c is {} but [{}, {}] is needed", c.shape.str(), m, m));
   if (d) require_same(d, c, "symmetric_product", "d and c");
   const bool bf16 = a.dtype == DType::bf16;
+  const Tensor addend = beta != 0 ? d : Tensor();
+  // Half the work with own kernels, unless the other kernels are several times as fast.
+  if (bf16 && matrices().engine(Product::optimizer, a.dtype) == MatrixEngine::onednn) {
+    OnednnProduct p;
+    p.m = m, p.n = m, p.k = k;
+    p.a = p.b = a, p.transpose_b = true;
+    p.alpha = alpha, p.beta = addend ? beta : 0;
+    p.c = c;
+    if (addend && d.data != c.data) copy(d, c);
+    matrices().multiply_onednn(p, a.dtype);
+    return matrices().mirror(c);
+  }
   GemmProblem p;
   p.m = m, p.n = m, p.k = k;
   p.a = p.b = {a.data, k, bf16, false, false};
   p.alpha = alpha;
   p.c = c.data, p.c_bf16 = c.dtype == DType::bf16, p.ldc = m;
-  if (d && beta != 0) p.d = d.data, p.beta = beta;
-  Matrices& products = matrices();
-  products.multiply_symmetric(p, products.kernels_for(bf16));
+  if (addend) p.d = addend.data, p.beta = beta;
+  matrices().multiply_symmetric(p, a.dtype);
 }
 
 }  // namespace spectrain

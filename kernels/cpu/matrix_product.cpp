@@ -9,13 +9,21 @@
 namespace spectrain {
 namespace {
 
+// C in blocks of block_m x block_n, one task each; the contraction in pieces of kc.
+struct GemmPlan {
+  std::int64_t block_m = 0, block_n = 0, kc = 0;
+  std::int64_t blocks_m = 0, blocks_n = 0;
+  bool rows_first = false;  // consecutive tasks walk down C: they share B's block, not A's
+  int team = 1;             // threads worth waking
+};
+
 // A block's panels of A and B and its unfinished sums stay in a core's second-level cache (1 MiB on the
 // machines this was measured on, half of that still holds A and most of B). Words of 4 bytes.
-constexpr std::int64_t kBlockM = 192, kBlockN = 256, kPiece = 384;
+constexpr std::int64_t kBlockM = 192, kBlockN = 768, kPiece = 384;
 constexpr std::int64_t kSymmetricBlock = 192;  // a multiple of both tile sides in every instruction set
 
 constexpr std::size_t kScratchA = kBlockM * kPiece * 4;
-constexpr std::size_t kScratchB = kBlockN * kPiece * 4;
+constexpr std::size_t kScratchB = 256 * kPiece * 4;
 constexpr std::size_t kScratchC = kBlockM * kBlockN * 4;
 constexpr std::size_t kScratchBytes = kScratchA + kScratchB + kScratchC;
 
@@ -71,8 +79,13 @@ GemmBlock block_of(const GemmProblem& p, const GemmPlan& plan, std::int64_t task
 
 CpuBackend::Matrices::Matrices(CpuBackend& backend)
     : backend_(backend),
-      table_(SPECTRAIN_ISA_SELECT(gemm_table)),
-      pairs_(cpu_isa() == Isa::avx512_bf16 && table_.pairs.block != nullptr) {}
+      machine_(matrix_machine(backend.use_onednn_)),
+      onednn_([this](std::size_t bytes) { return grown(workspace_, bytes); }) {}
+
+const GemmKernels& CpuBackend::Matrices::kernels_for(Isa isa, DType compute) {
+  const GemmTable& table = SPECTRAIN_ISA_SELECT(gemm_table);
+  return compute == DType::bf16 && isa == Isa::avx512_bf16 ? table.pairs : table.f32;
+}
 
 void CpuBackend::Matrices::reserve_scratch() {
   const std::size_t bytes = kScratchBytes * static_cast<std::size_t>(backend_.threads());
@@ -85,19 +98,29 @@ GemmScratch CpuBackend::Matrices::scratch_of(int thread) const {
   return {at, at + kScratchA, reinterpret_cast<float*>(at + kScratchA + kScratchB)};
 }
 
-void CpuBackend::Matrices::multiply(const GemmProblem& p, const GemmKernels& kernels) {
+void CpuBackend::Matrices::multiply(const GemmProblem& p, DType compute, const RowPass& pass) {
   if (p.m == 0 || p.n == 0) return;
   reserve_scratch();
+  const GemmKernels& kernels = kernels_for(compute);
   const GemmPlan cut = plan(p, kernels, backend_.threads(), false);
-  const std::int64_t tasks = cut.blocks_m * cut.blocks_n;
+  const std::int64_t tasks = cut.blocks_m * cut.blocks_n, size = p.c_bf16 ? 2 : 4;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(cut.team) if (cut.team > 1)
-  for (std::int64_t task = 0; task < tasks; ++task)
-    kernels.block(p, block_of(p, cut, task), cut.kc, scratch_of(omp_get_thread_num()));
+  for (std::int64_t task = 0; task < tasks; ++task) {
+    const GemmBlock block = block_of(p, cut, task);
+    kernels.block(p, block, cut.kc, scratch_of(omp_get_thread_num()));
+    if (!pass.run) continue;
+    for (std::int64_t i = block.m0; i < block.m1; ++i) {
+      const std::int64_t at = (i * p.ldc + block.n0) * size;
+      pass.run(static_cast<const std::byte*>(p.c) + at, static_cast<std::byte*>(pass.to) + at,
+               block.n1 - block.n0);
+    }
+  }
 }
 
-void CpuBackend::Matrices::multiply_symmetric(const GemmProblem& p, const GemmKernels& kernels) {
+void CpuBackend::Matrices::multiply_symmetric(const GemmProblem& p, DType compute) {
   if (p.m == 0) return;
   reserve_scratch();
+  const GemmKernels& kernels = kernels_for(compute);
   const GemmPlan cut = plan(p, kernels, backend_.threads(), true);
   const std::int64_t side = cut.blocks_m;
   // Blocks on and below the diagonal, row by row. A block's mirror image is no other block's output, so no
@@ -111,20 +134,15 @@ void CpuBackend::Matrices::multiply_symmetric(const GemmProblem& p, const GemmKe
   }
 }
 
-void CpuBackend::Matrices::pack(const Tensor& master, Prepared& matrix) {
-  const std::int64_t n = matrix.rows(), k = matrix.cols();
-  const GemmKernels& kernels = *matrix.kernels;
-  const bool bf16 = master.dtype == DType::bf16, round = matrix.compute == DType::bf16;
-  const GemmSource forward{master.data, k, bf16, false, round}, backward{master.data, k, bf16, true, round};
-  const std::int64_t forward_panels = ceil_div(n, kernels.cols);
-  const std::int64_t panels = forward_panels + (matrix.backward ? ceil_div(k, kernels.cols) : 0);
-  const int team = n * k < 32768 ? 1 : backend_.threads();
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (std::int64_t i = 0; i < panels; ++i) {
-    if (i < forward_panels)
-      kernels.pack(forward, n, k, i, i + 1, matrix.forward->data());
-    else
-      kernels.pack(backward, k, n, i - forward_panels, i - forward_panels + 1, matrix.backward->data());
+void CpuBackend::Matrices::mirror(const Tensor& c) {
+  GemmProblem p;
+  p.m = p.n = c.rows();
+  p.c = c.data, p.c_bf16 = c.dtype == DType::bf16, p.ldc = c.cols();
+  const std::int64_t strips = ceil_div(p.m, kSymmetricBlock);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(backend_.threads())
+  for (std::int64_t i = 0; i < strips; ++i) {
+    const std::int64_t m1 = std::min(p.m, (i + 1) * kSymmetricBlock);
+    kernels_for(c.dtype).mirror(p, {i * kSymmetricBlock, m1, 0, m1});
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/isa/isa.h"
+#include "kernels/cpu/matrix_choice.h"
 
 // What the tests of the matrix products share: random operands in either dtype, a float64 product of exactly
 // the numbers the kernel saw, and the bound its result must keep.
@@ -84,6 +85,14 @@ struct LimitIsa {
   ~LimitIsa() { limit_cpu_isa(Isa::avx512_bf16); }
   LimitIsa(const LimitIsa&) = delete;
   LimitIsa& operator=(const LimitIsa&) = delete;
+};
+
+// Everything through oneDNN where it can be, while this lives; else own kernels.
+struct ForceEngine {
+  explicit ForceEngine(bool onednn) { force_engine(onednn ? MatrixEngine::onednn : MatrixEngine::own); }
+  ~ForceEngine() { forget_forced_engine(); }
+  ForceEngine(const ForceEngine&) = delete;
+  ForceEngine& operator=(const ForceEngine&) = delete;
 };
 
 }  // namespace spectrain::matrix_cases

@@ -15,15 +15,15 @@ struct Size {
 // Around every tile edge of every instruction set, plus odd ones, one above the length of a contraction
 // piece.
 constexpr Size kSizes[] = {{1, 1, 1},      {3, 5, 7},     {12, 32, 16},  {13, 33, 17},
-                           {2, 100, 5},    {100, 7, 3},   {257, 65, 40}, {64, 96, 801},
-                           {31, 70, 1600}, {1, 130, 257}, {205, 300, 64}};
+                           {2, 100, 5},    {100, 7, 3},   {257, 65, 20}, {40, 36, 801},
+                           {13, 40, 1600}, {1, 130, 257}, {205, 90, 30}, {20, 800, 9}};
 
 // instruction set, oneDNN allowed, threads, compute dtype, dtype of activations' products (y, dx)
 using Setting = std::tuple<Isa, bool, int, DType, DType>;
 
 class MatrixLinear : public testing::TestWithParam<Setting> {
  protected:
-  MatrixLinear() : limit_(std::get<0>(GetParam())) {
+  MatrixLinear() : limit_(std::get<0>(GetParam())), engine_(std::get<1>(GetParam())) {
     CpuOptions options;
     options.use_onednn = std::get<1>(GetParam());
     options.threads = std::get<2>(GetParam());
@@ -33,6 +33,7 @@ class MatrixLinear : public testing::TestWithParam<Setting> {
   DType out() const { return std::get<4>(GetParam()); }
 
   LimitIsa limit_;
+  ForceEngine engine_;
   std::unique_ptr<Backend> backend_;
 };
 
@@ -77,6 +78,41 @@ TEST_P(MatrixLinear, ForwardIsTheFloat64Product) {
       for (std::int64_t i = 0; i < s.r * s.n; ++i) ASSERT_EQ(y.get(i), again.get(i));
     }
   }
+}
+
+TEST_P(MatrixLinear, ActivationIsExactlyTheOneThatFollows) {
+  for (Activation act : {Activation::gelu, Activation::gelu_tanh, Activation::relu2})
+    for (const Size& s : {Size{1, 1, 3}, {30, 70, 40}, {13, 800, 5}}) {
+      Operand x(s.r, s.k, compute(), 1), w(s.n, s.k, DType::f32, 2), bias(1, s.n, DType::f32, 3);
+      auto matrix = backend_->prepare(w.tensor(), compute(), false);
+      Operand plain(s.r, s.n, out(), 4), wanted(s.r, s.n, out(), 5);
+      backend_->linear(x.tensor(), *matrix, bias.tensor(), Activation::none, Tensor(), plain.tensor());
+      backend_->activation(act, plain.tensor(), wanted.tensor());
+      Operand fused(s.r, s.n, out(), 6), with_pre(s.r, s.n, out(), 7), pre(s.r, s.n, out(), 8);
+      backend_->linear(x.tensor(), *matrix, bias.tensor(), act, Tensor(), fused.tensor());
+      backend_->linear(x.tensor(), *matrix, bias.tensor(), act, pre.tensor(), with_pre.tensor());
+      for (std::int64_t i = 0; i < s.r * s.n; ++i) {
+        ASSERT_EQ(pre.get(i), plain.get(i));
+        ASSERT_EQ(fused.get(i), wanted.get(i));
+        ASSERT_EQ(with_pre.get(i), wanted.get(i));
+      }
+    }
+}
+
+// Logits in float32 become gradients in float32; the products round them to the compute dtype first.
+TEST_P(MatrixLinear, TakesGradientsInFloat32) {
+  const std::int64_t r = 21, n = 45, k = 34;
+  Operand exact(r, n, DType::f32, 1), rounded(r, n, compute(), 1), x(r, k, compute(), 2),
+      w(n, k, DType::f32, 3);
+  auto matrix = backend_->prepare(w.tensor(), compute(), true);
+  Operand dx(r, k, out(), 4), dx_wanted(r, k, out(), 5), dw(n, k, DType::f32, 6),
+      dw_wanted(n, k, DType::f32, 7);
+  backend_->linear_backward_input(exact.tensor(), *matrix, dx.tensor(), false);
+  backend_->linear_backward_input(rounded.tensor(), *matrix, dx_wanted.tensor(), false);
+  backend_->linear_backward_weight(exact.tensor(), x.tensor(), dw.tensor(), false);
+  backend_->linear_backward_weight(rounded.tensor(), x.tensor(), dw_wanted.tensor(), false);
+  for (std::int64_t i = 0; i < r * k; ++i) ASSERT_EQ(dx.get(i), dx_wanted.get(i));
+  for (std::int64_t i = 0; i < n * k; ++i) ASSERT_EQ(dw.get(i), dw_wanted.get(i));
 }
 
 TEST_P(MatrixLinear, BackwardInputIsTheFloat64Product) {

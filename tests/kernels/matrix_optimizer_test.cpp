@@ -38,6 +38,7 @@ TEST(MatrixOptimizer, MatmulInEveryOrientation) {
   };
   for (const Setting& s : settings()) {
     const LimitIsa limit(s.isa);
+    const ForceEngine engine(s.onednn);
     auto backend = make_cpu_backend({s.threads, s.onednn});
     for (const Size& z : {Size{1, 1, 1}, {5, 7, 3}, {100, 33, 65}, {13, 200, 801}, {129, 64, 48}})
       for (bool ta : {false, true})
@@ -68,6 +69,7 @@ TEST(MatrixOptimizer, SymmetricProductIsExactlySymmetric) {
   };
   for (const Setting& s : settings()) {
     const LimitIsa limit(s.isa);
+    const ForceEngine engine(s.onednn);
     auto backend = make_cpu_backend({s.threads, s.onednn});
     for (const Size& z : {Size{1, 1}, {7, 100}, {97, 33}, {200, 820}})
       for (int addend : {0, 1, 2}) {  // none, another matrix, c itself

@@ -34,31 +34,30 @@ class FlushSubnormals {
 };
 
 template <class T>
-void finish_row(const GemmProblem& p, const float* tile, const T* d, std::int64_t n0, std::int64_t count,
-                T* c) {
+inline void finish_elements(const GemmProblem& p, const float* tile, const T* d, const float* bias,
+                            std::int64_t count, T* c) {
   float v[kTileCols];
-  for (int j = 0; j < kTileCols; ++j) v[j] = p.alpha * tile[j];
-  if (p.bias) {
-    for (std::int64_t j = 0; j < count; ++j) v[j] += p.bias[n0 + j];
-  }
-  if (d) {
+  for (std::int64_t j = 0; j < count; ++j) v[j] = p.alpha * tile[j];
+  if (bias)
+    for (std::int64_t j = 0; j < count; ++j) v[j] += bias[j];
+  if (d)
     for (std::int64_t j = 0; j < count; ++j) v[j] += p.beta * load(d + j);
-  }
-  if (count == kTileCols) {
-    for (int j = 0; j < kTileCols; ++j) store(c + j, v[j]);
-  } else {
-    for (std::int64_t j = 0; j < count; ++j) store(c + j, v[j]);
-  }
+  for (std::int64_t j = 0; j < count; ++j) store(c + j, v[j]);
 }
 
 // The finished sums of a tile become elements [m0, m0 + rows) x [n0, n0 + cols) of C.
 template <class T>
 void finish_tile(const GemmProblem& p, const float* tile, std::int64_t m0, std::int64_t rows, std::int64_t n0,
                  std::int64_t cols) {
-  for (std::int64_t i = 0; i < rows; ++i) {
+  const float* bias = p.bias ? p.bias + n0 : nullptr;
+  for (std::int64_t i = 0; i < rows; ++i, tile += kTileCols) {
     const std::int64_t at = (m0 + i) * p.ldc + n0;
-    finish_row(p, tile + i * kTileCols, p.d ? static_cast<const T*>(p.d) + at : nullptr, n0, cols,
-               static_cast<T*>(p.c) + at);
+    const T* d = p.d ? static_cast<const T*>(p.d) + at : nullptr;
+    T* c = static_cast<T*>(p.c) + at;
+    if (cols == kTileCols)
+      finish_elements(p, tile, d, bias, kTileCols, c);
+    else
+      finish_elements(p, tile, d, bias, cols, c);
   }
 }
 
@@ -95,6 +94,36 @@ void run_piece(const GemmProblem& p, const GemmBlock& block, const Piece& piece,
   }
 }
 
+// Asks for elements [i0, i1) of rows [k0, k1) of memory: short runs a long way apart, which no processor
+// foresees.
+inline void fetch_rows(const GemmSource& s, std::int64_t i0, std::int64_t i1, std::int64_t k0,
+                       std::int64_t k1) {
+  const std::int64_t size = s.bf16 ? 2 : 4;
+  for (std::int64_t k = k0; k < k1; ++k) {
+    const char* row = static_cast<const char*>(s.data) + k * s.ld * size;
+    for (std::int64_t at = i0 * size; at < i1 * size; at += 64) __builtin_prefetch(row + at);
+  }
+}
+
+// The panels of rows [i0, i1) of an operand. Where these rows are neighbours in memory, a strip of k at a
+// time for all panels: a panel alone would fetch a fresh page for a few bytes at every step.
+template <int W, bool Pairs>
+void pack_rows(const GemmSource& s, std::int64_t i0, std::int64_t i1, std::int64_t k0, std::int64_t k1,
+               std::uint32_t* out) {
+  constexpr std::int64_t kStep = Pairs ? 2 : 1, kStrip = 16 * kStep;
+  const std::int64_t stride = panels_of(k1 - k0, kStep) * W;
+  const std::int64_t strip = s.k_rows ? kStrip : k1 - k0;
+  for (std::int64_t k = k0; k < k1; k += strip) {
+    if (s.k_rows) fetch_rows(s, i0, i1, k + strip, smaller(k1, k + 2 * strip));
+    for (std::int64_t i = i0, at = (k - k0) / kStep * W; i < i1; i += W, at += stride)
+      pack_panel<W, Pairs>(s, i, smaller(W, i1 - i), k, smaller(k1, k + strip), out + at);
+  }
+}
+
+// Columns of a block that are worked on together: their panels of B stay in the second-level cache while all
+// the block's panels of A pass.
+constexpr std::int64_t kStripCols = 256 / kTileCols * kTileCols;
+
 template <bool Pairs>
 void run_block(const GemmProblem& p, const GemmBlock& block, std::int64_t kc, const GemmScratch& scratch,
                const Tile* tiles) {
@@ -103,22 +132,26 @@ void run_block(const GemmProblem& p, const GemmBlock& block, std::int64_t kc, co
   std::uint32_t* a = static_cast<std::uint32_t*>(scratch.a);
   std::uint32_t* b = static_cast<std::uint32_t*>(scratch.b);
   const std::int64_t whole = panels_of(p.k, kStep);  // words of k in a prepacked panel
+  const std::int64_t a_panels = panels_of(block.m1 - block.m0, kTileRows);
   std::int64_t k0 = 0;
   do {
     const std::int64_t k1 = smaller(p.k, k0 + kc);
     const std::int64_t steps = panels_of(k1 - k0, kStep);
     Piece piece{a, b, steps * kTileRows, steps * kTileCols, steps, k0 == 0, k1 == p.k, kc >= p.k};
-    for (std::int64_t i = block.m0, at = 0; i < block.m1; i += kTileRows, at += piece.a_stride)
-      pack_panel<kTileRows, Pairs>(p.a, i, smaller(kTileRows, block.m1 - i), k0, k1, a + at);
-    if (p.b_panels) {
-      piece.b_stride = whole * kTileCols;
-      piece.b = static_cast<const std::uint32_t*>(p.b_panels) + block.n0 / kTileCols * piece.b_stride +
-                k0 / kStep * kTileCols;
-    } else {
-      for (std::int64_t j = block.n0, at = 0; j < block.n1; j += kTileCols, at += piece.b_stride)
-        pack_panel<kTileCols, Pairs>(p.b, j, smaller(kTileCols, block.n1 - j), k0, k1, b + at);
+    pack_rows<kTileRows, Pairs>(p.a, block.m0, block.m1, k0, k1, a);
+    float* sums = scratch.c;
+    for (std::int64_t n0 = block.n0; n0 < block.n1; n0 += kStripCols) {
+      const GemmBlock strip{block.m0, block.m1, n0, smaller(block.n1, n0 + kStripCols)};
+      if (p.b_panels) {
+        piece.b_stride = whole * kTileCols;
+        piece.b = static_cast<const std::uint32_t*>(p.b_panels) + n0 / kTileCols * piece.b_stride +
+                  k0 / kStep * kTileCols;
+      } else {
+        pack_rows<kTileCols, Pairs>(p.b, strip.n0, strip.n1, k0, k1, b);
+      }
+      run_piece(p, strip, piece, tiles, sums);
+      if (!piece.single) sums += a_panels * panels_of(strip.n1 - strip.n0, kTileCols) * kTileSize;
     }
-    run_piece(p, block, piece, tiles, scratch.c);
     k0 = k1;
   } while (k0 < p.k);
 }

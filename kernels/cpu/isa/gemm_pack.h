@@ -85,17 +85,44 @@ inline Words odd_quads(Words a, Words b) {
 }
 #endif
 
+#if defined(SPECTRAIN_ISA_avx512)
+inline Words rounded(Words x) {
+  const Words carried = (x + 0x7fffu + ((x >> 16) & 1u)) >> 16;
+  return (x & 0x7fffffffu) > 0x7f800000u ? (x >> 16) | 0x40u : carried;
+}
+// row_words() of a full row, in a register.
+template <bool Pairs>
+inline Words row_vector(const std::uint16_t* row) {
+  if constexpr (Pairs) return load_words(reinterpret_cast<const std::uint32_t*>(row));
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
+  return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, half) << 16;
+}
+template <bool Pairs>
+inline Words row_vector(const RoundedFloat* row) {
+  const Words first = rounded(load_words(reinterpret_cast<const std::uint32_t*>(row)));
+  if constexpr (!Pairs) return first << 16;
+  const Words second = rounded(load_words(reinterpret_cast<const std::uint32_t*>(row + 16)));
+  const Words low =
+      __builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const Words high =
+      __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return low | high << 16;
+}
+template <bool Pairs>
+inline Words row_vector(const float* row) {
+  if constexpr (Pairs) return row_vector<true>(reinterpret_cast<const RoundedFloat*>(row));
+  return load_words(reinterpret_cast<const std::uint32_t*>(row));
+}
+
 // out[s * W + r] = in[r][s] for r < R (R <= 16), s < steps (<= 16).
 template <int W, int R>
-inline void transpose_words(const std::uint32_t (&in)[16][16], int steps, std::uint32_t* out) {
-#if defined(SPECTRAIN_ISA_avx512)
+inline void transpose_words(const Words (&in)[16], int steps, std::uint32_t* out) {
   Words u[4][4];  // u[g][c]: lane l holds column 4 l + c of rows 4 g .. 4 g + 3
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
-    const Words r0 = load_words(in[4 * g]), r1 = load_words(in[4 * g + 1]);
-    const Words r2 = load_words(in[4 * g + 2]), r3 = load_words(in[4 * g + 3]);
-    const Words low01 = unpack_low(r0, r1), high01 = unpack_high(r0, r1);
-    const Words low23 = unpack_low(r2, r3), high23 = unpack_high(r2, r3);
+    const Words low01 = unpack_low(in[4 * g], in[4 * g + 1]), high01 = unpack_high(in[4 * g], in[4 * g + 1]);
+    const Words low23 = unpack_low(in[4 * g + 2], in[4 * g + 3]);
+    const Words high23 = unpack_high(in[4 * g + 2], in[4 * g + 3]);
     u[g][0] = pairs_low(low01, low23);
     u[g][1] = pairs_high(low01, low23);
     u[g][2] = pairs_low(high01, high23);
@@ -112,14 +139,23 @@ inline void transpose_words(const std::uint32_t (&in)[16][16], int steps, std::u
     column[12 + c] = odd_quads(odd01, odd23);
   }
   constexpr __mmask16 kKeep = static_cast<__mmask16>((1u << R) - 1);
+  if (steps == 16) {
+    // Whole stores in ascending order: where a panel is narrower than a register, the next one overwrites the
+    // excess.
 #pragma GCC unroll 16
-  for (int s = 0; s < 16; ++s)
-    if (s < steps) _mm512_mask_storeu_epi32(out + s * W, kKeep, (__m512i)column[s]);
+    for (int s = 0; s < 15; ++s) std::memcpy(out + s * W, &column[s], W < 16 ? 64 : 4 * R);
+    _mm512_mask_storeu_epi32(out + 15 * W, kKeep, (__m512i)column[15]);
+  } else {
+    for (int s = 0; s < steps; ++s) std::memcpy(out + s * W, &column[s], 4 * R);
+  }
+}
 #else
+template <int W, int R>
+inline void transpose_words(const std::uint32_t (&in)[16][16], int steps, std::uint32_t* out) {
   for (int s = 0; s < steps; ++s)
     for (int r = 0; r < R; ++r) out[s * W + r] = in[r][s];
-#endif
 }
+#endif
 
 // One panel, k neighbours in memory: rows [i, i + count), elements [k0, k1) of k.
 template <int W, bool Pairs, class T>
@@ -134,39 +170,80 @@ void pack_k_columns(const T* data, std::int64_t ld, std::int64_t i, std::int64_t
     const std::int64_t rows = count - g < 0 ? 0 : (count - g > kGroup ? kGroup : count - g);
     for (std::int64_t r = rows; r < kGroup; ++r) zero_words(stage[r], 16);
     for (std::int64_t s = 0; s < steps; s += 16) {
-      for (std::int64_t r = 0; r < rows; ++r)
-        row_words<Pairs>(data + (i + g + r) * ld + k0 + s * kStep, k1 - k0 - s * kStep, stage[r]);
-      transpose_words<W, kGroup>(stage, static_cast<int>(steps - s < 16 ? steps - s : 16), out + s * W + g);
+      const T* first = data + (i + g) * ld + k0 + s * kStep;
+      const std::int64_t left = k1 - k0 - s * kStep;
+      const int now = static_cast<int>(steps - s < 16 ? steps - s : 16);
+#if defined(SPECTRAIN_ISA_avx512)
+      Words in[16] = {};
+      if (rows == kGroup && left >= 16 * kStep) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kGroup; ++r) in[r] = row_vector<Pairs>(first + r * ld);
+      } else {
+        for (std::int64_t r = 0; r < rows; ++r) row_words<Pairs>(first + r * ld, left, stage[r]);
+        for (int r = 0; r < kGroup; ++r) in[r] = load_words(stage[r]);
+      }
+      transpose_words<W, kGroup>(in, now, out + s * W + g);
+#else
+      for (std::int64_t r = 0; r < rows; ++r) row_words<Pairs>(first + r * ld, left, stage[r]);
+      transpose_words<W, kGroup>(stage, now, out + s * W + g);
+#endif
     }
   }
 }
+
+#if defined(SPECTRAIN_ISA_avx512)
+// Up to 16 neighbours: the float32, or the bf16 in the low half.
+template <bool Pairs>
+inline Words masked_words(const std::uint16_t* x, __mmask16 keep) {
+  const Words low = (Words)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(keep, x));
+  return Pairs ? low : low << 16;
+}
+template <bool Pairs>
+inline Words masked_words(const RoundedFloat* x, __mmask16 keep) {
+  const Words low = rounded((Words)_mm512_maskz_loadu_epi32(keep, x));
+  return Pairs ? low : low << 16;
+}
+template <bool Pairs>
+inline Words masked_words(const float* x, __mmask16 keep) {
+  if constexpr (Pairs) return masked_words<true>(reinterpret_cast<const RoundedFloat*>(x), keep);
+  return (Words)_mm512_maskz_loadu_epi32(keep, x);
+}
+#endif
 
 // One panel, the panel's rows neighbours in memory.
 template <int W, bool Pairs, class T>
 void pack_k_rows(const T* data, std::int64_t ld, std::int64_t i, std::int64_t count, std::int64_t k0,
                  std::int64_t k1, std::uint32_t* out) {
+#if defined(SPECTRAIN_ISA_avx512)
+  for (int g = 0; g < W; g += 16) {
+    constexpr int kGroup = W < 16 ? W : 16;
+    const std::int64_t rows = count - g < 0 ? 0 : (count - g > kGroup ? kGroup : count - g);
+    const __mmask16 keep = static_cast<__mmask16>((1u << rows) - 1),
+                    width = static_cast<__mmask16>((1u << kGroup) - 1);
+    const T* x = data + k0 * ld + i + g;
+    std::uint32_t* to = out + g;
+    for (std::int64_t k = k0; k < k1; k += Pairs ? 2 : 1, to += W, x += Pairs ? 2 * ld : ld) {
+      Words words = masked_words<Pairs>(x, keep);
+      if constexpr (Pairs) {
+        if (k + 1 < k1) words |= masked_words<true>(x + ld, keep) << 16;
+      }
+      _mm512_mask_storeu_epi32(to, width, (__m512i)words);
+    }
+  }
+#else
   for (std::int64_t k = k0; k < k1; k += Pairs ? 2 : 1, out += W) {
     const T* x = data + k * ld + i;
-    if constexpr (Pairs) {
-      if (k + 1 < k1) {
-        const T* next = x + ld;
-        if (count == W) {
-          for (int j = 0; j < W; ++j) out[j] = bf16_bits(x[j]) | bf16_bits(next[j]) << 16;
-          continue;
-        }
-        for (std::int64_t j = 0; j < count; ++j) out[j] = bf16_bits(x[j]) | bf16_bits(next[j]) << 16;
-      } else {
-        for (std::int64_t j = 0; j < count; ++j) out[j] = bf16_bits(x[j]);
-      }
-    } else {
-      if (count == W) {
-        for (int j = 0; j < W; ++j) out[j] = as_bits(load(x + j));
-        continue;
-      }
-      for (std::int64_t j = 0; j < count; ++j) out[j] = as_bits(load(x + j));
+    const T* next = x + (k + 1 < k1 ? ld : 0);
+    const std::uint32_t second = k + 1 < k1 ? 0xffffffffu : 0;
+    for (std::int64_t j = 0; j < count; ++j) {
+      if constexpr (Pairs)
+        out[j] = bf16_bits(x[j]) | (bf16_bits(next[j]) << 16 & second);
+      else
+        out[j] = as_bits(load(x + j));
     }
     zero_words(out + count, W - count);
   }
+#endif
 }
 
 template <int W, bool Pairs, class T>
