@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-#include "kernels/cpu/isa/vector_math.h"
+#include "kernels/cpu/isa/tile.h"
 
 namespace spectrain::SPECTRAIN_ISA {
 namespace {
@@ -72,28 +72,49 @@ struct Weights {
   double others = 0;
 };
 
+// Largest element and sum of whole vectors, four chains at a time. Written out, because the compiler gives up
+// on such a reduction as soon as its length is not a constant.
+float largest_of(const float* x, std::int64_t n, float start) {
+  Vec top[4];
+  for (Vec& t : top) t = start - Vec{};
+  for (std::int64_t i = 0; i < n; i += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const Vec v = load_vec(x + i + k * kLanes);
+      top[k] = v > top[k] ? v : top[k];
+    }
+  for (const Vec& t : top)
+    for (int k = 0; k < kLanes; ++k) start = t[k] > start ? t[k] : start;
+  return start;
+}
+double sum_of(const float* x, std::int64_t n) {
+  Vec sum[4] = {};
+  for (std::int64_t i = 0; i < n; i += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) sum[k] += load_vec(x + i + k * kLanes);
+  const Vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  double total = 0;
+  for (int k = 0; k < kLanes; ++k) total += static_cast<double>(all[k]);
+  return total;
+}
+
 template <class Cap>
 Weights weights(const Cap& cap, const float* __restrict z, std::int64_t n, std::int64_t target) {
   Weights result;
-  alignas(64) float capped[kPiece];
+  alignas(64) float piece[kPiece];
   for (std::int64_t first = 0; first < n; first += kPiece) {
     const std::int64_t count = n - first < kPiece ? n - first : kPiece;
-    float top = result.largest;
-#pragma omp simd reduction(max : top)
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float y = cap.value(z[first + i]);
-      capped[i] = y;
-      top = y > top ? y : top;
-    }
+    const std::int64_t whole = (count + 4 * kLanes - 1) / (4 * kLanes) * (4 * kLanes);
+    for (std::int64_t i = 0; i < count; ++i) piece[i] = cap.value(z[first + i]);
+    for (std::int64_t i = count; i < whole; ++i) piece[i] = -__builtin_inff();
+    const float top = largest_of(piece, whole, result.largest);
     if (top > result.largest) {
       result.others *= exp(static_cast<double>(result.largest) - static_cast<double>(top));
       result.largest = top;
     }
-    if (target >= first && target < first + count) capped[target - first] = -__builtin_inff();
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = 0; i < count; ++i) sum += exp_fast(capped[i] - top);
-    result.others += static_cast<double>(sum);
+    if (target >= first && target < first + count) piece[target - first] = -__builtin_inff();
+    for (std::int64_t i = 0; i < whole; ++i) piece[i] = exp_fast(piece[i] - top);
+    result.others += sum_of(piece, whole);
   }
   return result;
 }
