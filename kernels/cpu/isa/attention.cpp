@@ -78,7 +78,7 @@ inline float weights(float* __restrict s, std::int64_t allowed, float& largest) 
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t c = 0; c < B; ++c) {
-    s[c] = exp_fast(s[c] - top);
+    s[c] = exp_weight(s[c] - top);
     sum += s[c];
   }
   return sum;
@@ -102,7 +102,7 @@ void attend(const Sizes& s, std::int64_t rows, std::int64_t count, bool first, c
   for (std::int64_t r = 0; r < M; ++r) {
     const float before = to.top[r];
     const float added = weights(p + r * B, diagonal ? r + 1 : B, to.top[r]);
-    const float keep = first ? 0.0f : exp_fast(before - to.top[r]);
+    const float keep = first ? 0.0f : exp_weight(before - to.top[r]);
     to.sum[r] = to.sum[r] * keep + added;
     if (!first && keep != 1.0f) {
       float* __restrict o = to.out + r * s.dim;
@@ -225,7 +225,7 @@ void probabilities(const AttentionArgs& a, const Sizes& s, std::int64_t batch, s
     if (allowed > 0) {
       const float l = lse[r], d = shift[r], scale = a.scale;
       for (std::int64_t c = 0; c < B; ++c) {
-        p[c] = exp_fast(scale * p[c] - l);
+        p[c] = exp_weight(scale * p[c] - l);
         ds[c] = scale * p[c] * (ds[c] - d);
       }
     }

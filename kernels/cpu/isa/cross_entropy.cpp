@@ -19,11 +19,11 @@ struct TanhCap {
   float cap, twice_inverse;
   explicit TanhCap(const CrossEntropyArgs& a) : cap(a.cap), twice_inverse(2.0f / a.cap) {}
   float value(float z) const {
-    const float e = exp_fast(-__builtin_fabsf(z * twice_inverse));
+    const float e = exp_weight(-__builtin_fabsf(z * twice_inverse));
     return __builtin_copysignf(cap * (1.0f - e) / (1.0f + e), z);
   }
   float slope(float z) const {
-    const float e = exp_fast(-__builtin_fabsf(z * twice_inverse)), d = 1.0f + e;
+    const float e = exp_weight(-__builtin_fabsf(z * twice_inverse)), d = 1.0f + e;
     return 4.0f * e / (d * d);
   }
 };
@@ -33,11 +33,11 @@ struct SigmoidCap {
   explicit SigmoidCap(const CrossEntropyArgs& a)
       : cap(a.cap), inverse(1.0f / a.divisor), offset(a.offset), steepness(a.cap / a.divisor) {}
   float value(float z) const {
-    const float x = (z + offset) * inverse, e = exp_fast(-__builtin_fabsf(x));
+    const float x = (z + offset) * inverse, e = exp_weight(-__builtin_fabsf(x));
     return cap * (x < 0 ? e : 1.0f) / (1.0f + e);
   }
   float slope(float z) const {
-    const float e = exp_fast(-__builtin_fabsf((z + offset) * inverse)), d = 1.0f + e;
+    const float e = exp_weight(-__builtin_fabsf((z + offset) * inverse)), d = 1.0f + e;
     return steepness * e / (d * d);
   }
 };
@@ -113,7 +113,7 @@ Weights weights(const Cap& cap, const float* __restrict z, std::int64_t n, std::
       result.largest = top;
     }
     if (target >= first && target < first + count) piece[target - first] = -__builtin_inff();
-    for (std::int64_t i = 0; i < whole; ++i) piece[i] = exp_fast(piece[i] - top);
+    for (std::int64_t i = 0; i < whole; ++i) piece[i] = exp_weight(piece[i] - top);
     result.others += sum_of(piece, whole);
   }
   return result;
@@ -125,7 +125,7 @@ void gradient(const Cap& cap, const float* z, std::int64_t n, float largest, flo
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
     const float x = z[i];
-    store(d + i, factor * exp_fast(cap.value(x) - largest) * cap.slope(x));
+    store(d + i, factor * exp_weight(cap.value(x) - largest) * cap.slope(x));
   }
 }
 

@@ -26,6 +26,27 @@ using Vec = float __attribute__((vector_size(4 * kLanes), may_alias));
 inline Vec load_vec(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store_vec(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 
+// e^x for x <= 0 (a rounding above does no harm), the weight of a score x below the largest: exp_fast without
+// what only large arguments need. Below -80 it is 0: beside the largest weight, 1, such a one is nothing, and
+// its products would be denormal. NaN gives NaN.
+inline float exp_weight(float x) {
+  const float clamped = x < -80.0f ? -80.0f : x;
+  const float shifted = clamped * 1.44269504088896f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
+  const float n = shifted - 12582912.0f;
+  float r = clamped - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // The integer stands in the lowest bits of `shifted`; moved into the exponent, they are 2^n.
+  const float y = p * as_float((as_bits(shifted) << 23) + 0x3f800000u);
+  return x < -80.0f ? 0.0f : y;
+}
+
 // What a causal mask leaves of a product on the diagonal of the score matrix, r being the row of c:
 enum class Part {
   all,
