@@ -57,10 +57,10 @@ int available_threads();
 
 inline constexpr std::size_t kPiecesPerBatch = 65536;
 
-// Reads all pieces in batches of at most kPiecesPerBatch; calls work(worker, index, piece) for each piece of a batch
-// on up to `threads` threads (0: available_threads()), worker being the thread's number, 0 to threads - 1, and index
-// the piece's place in the batch; then after(batch) on the calling thread, batch by batch in the order of the text.
-// The first exception of any of them ends it and is thrown here.
+// Reads all pieces in batches of at most kPiecesPerBatch; calls work(worker, index, piece) for each piece of
+// a batch on up to `threads` threads (0: available_threads()), worker being the thread's number, 0 to threads
+// - 1, and index the piece's place in the batch; then after(batch) on the calling thread, batch by batch in
+// the order of the text. The first exception of any of them ends it and is thrown here.
 void for_each_piece(
     DocumentReader& reader, int threads,
     const std::function<void(int worker, std::size_t index, const DocumentPiece& piece)>& work,

@@ -19,9 +19,9 @@ std::array<std::int32_t, 256> byte_ids(const std::vector<std::string>& tokens) {
   return ids;
 }
 
-// Remembers the ids of short words: direct-mapped, one cache line per word, the newer word wins. 8 MiB a thread:
-// frequent words stay in the near caches all the same, and with 2 MiB so many words miss that English text goes at
-// about half the speed.
+// Remembers the ids of short words: direct-mapped, one cache line per word, the newer word wins. 8 MiB a
+// thread: frequent words stay in the near caches all the same, and with 2 MiB so many words miss that English
+// text goes at about half the speed.
 class WordMemory {
  public:
   struct Slot {

@@ -140,8 +140,8 @@ TEST(Loader, OrderIsTheSameForEver) {
     const Batch batch = read(loader, 16, step, 0, 64);
     all.insert(all.end(), batch.tokens.begin(), batch.tokens.end());
   }
-  // A run of last year is repeated only while this stands: data, seed and step decide, nothing else. The number was
-  // also computed by a second program, from the words of permutation.h and random.h alone.
+  // A run of last year is repeated only while this stands: data, seed and step decide, nothing else. The
+  // number was also computed by a second program, from the words of permutation.h and random.h alone.
   EXPECT_EQ(hash_of(all), 3770208903064480421u);
 }
 
