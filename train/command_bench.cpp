@@ -31,7 +31,8 @@ std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab, 
 }
 
 RunConfig bench_config(const BenchRequest& request) {
-  RunConfig c = load_config(request.config, request.overrides);
+  RunConfig c = with_resolved_model(load_config(request.config, request.overrides, ConfigUse::model));
+  if (c.optimizer.groups.empty()) throw RequestError("bench needs an optimizer in the configuration");
   if (request.context > 0) c.batch.context = request.context;
   if (c.batch.context > c.model.context)
     throw RequestError(fmt::format("--context {} is longer than the model's context of {}", c.batch.context,

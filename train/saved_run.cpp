@@ -6,6 +6,7 @@
 
 #include "kernels/error.h"
 #include "train/checkpoint.h"
+#include "train/session.h"
 
 namespace spectrain {
 namespace {
@@ -25,7 +26,8 @@ std::string newest_in(const std::string& run_directory) {
 SavedRun find_saved_run(const std::string& path, const std::vector<std::string>& overrides) {
   const fs::path given = fs::path(path).lexically_normal();
   if (fs::exists(given / "config.yaml"))
-    return {load_config((given / "config.yaml").string(), overrides), newest_in(given.string())};
+    return {with_resolved_model(load_config((given / "config.yaml").string(), overrides)),
+            newest_in(given.string())};
   // <run>/checkpoints/step-00001000
   const fs::path checkpoint = given.filename().empty() ? given.parent_path() : given;
   const fs::path config = checkpoint.parent_path().parent_path() / "config.yaml";
@@ -35,11 +37,11 @@ SavedRun find_saved_run(const std::string& path, const std::vector<std::string>&
   if (!fs::exists(config))
     throw RequestError(
         fmt::format("the checkpoint {} is not inside a run: {} is missing", path, config.string()));
-  return {load_config(config.string(), overrides), checkpoint.string()};
+  return {with_resolved_model(load_config(config.string(), overrides)), checkpoint.string()};
 }
 
 SavedRun find_saved_run_of_config(const std::string& config, const std::vector<std::string>& overrides) {
-  SavedRun run{load_config(config, overrides), {}};
+  SavedRun run{with_resolved_model(load_config(config, overrides)), {}};
   run.checkpoint = newest_in(run.config.run.directory + "/" + run.config.run.name);
   return run;
 }

@@ -6,6 +6,11 @@
 
 namespace spectrain {
 
+RunConfig with_resolved_model(RunConfig config) {
+  config.model = config.model.resolved();
+  return config;
+}
+
 std::unique_ptr<Backend> make_backend(const ComputeSection& compute) {
   if (compute.device == Device::cuda)
     throw RequestError("compute.device is cuda, but this build has no CUDA backend; use --device cpu");

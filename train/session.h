@@ -9,6 +9,9 @@
 
 namespace spectrain {
 
+// The same configuration with every model size that follows from others filled in.
+RunConfig with_resolved_model(RunConfig config);
+
 // The backend a configuration asks for. Throws RequestError when this build or machine does not have it.
 std::unique_ptr<Backend> make_backend(const ComputeSection& compute);
 

@@ -29,7 +29,7 @@ std::string config_hash(const RunConfig& config) {
 }  // namespace
 
 Trainer::Trainer(const TrainRequest& request)
-    : config_(load_config(request.config, request.overrides)),
+    : config_(with_resolved_model(load_config(request.config, request.overrides))),
       steps_(config_.steps()),
       count_(count(config_.model, config_.batch.context)),
       first_lr_(rule_for(config_.optimizer.groups.front().rule)->lr()) {
