@@ -61,6 +61,15 @@ void finish_tile(const GemmProblem& p, const float* tile, std::int64_t m0, std::
   }
 }
 
+// Fetches the lines of C that a tile will be written to, while its sums are still being made.
+inline void expect_tile(const GemmProblem& p, std::int64_t m0, std::int64_t rows, std::int64_t n0) {
+  const std::int64_t size = p.c_bf16 ? 2 : 4;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const char* c = static_cast<const char*>(p.c) + ((m0 + i) * p.ldc + n0) * size;
+    for (std::int64_t at = 0; at < kTileCols * size; at += 64) __builtin_prefetch(c + at, 1);
+  }
+}
+
 // One piece of the contraction for a block: panels of A against panels of B. A's panel stays in the
 // first-level cache while B's pass by it.
 struct Piece {
@@ -81,6 +90,7 @@ void run_piece(const GemmProblem& p, const GemmBlock& block, const Piece& piece,
     const std::int64_t rows = smaller(kTileRows, block.m1 - m0);
     for (std::int64_t j = 0; j < b_panels; ++j) {
       float* tile = piece.single ? sums : sums + (i * b_panels + j) * kTileSize;
+      if (piece.last) expect_tile(p, m0, rows, block.n0 + j * kTileCols);
       tiles[rows](piece.a + i * piece.a_stride, piece.b + j * piece.b_stride, piece.steps, tile,
                   !piece.first);
       if (!piece.last) continue;
