@@ -17,19 +17,19 @@ struct GemmPlan {
   int team = 1;             // threads worth waking
 };
 
-// Pieces of kPiece words (of 4 bytes) along the contraction, so that a block's panels of A and 256 columns'
-// panels of B fit a second-level cache of 1 MiB; sums of unfinished blocks are touched seldom enough to live
-// further out. Where B is packed in the call, a block has more rows to share that work.
-constexpr std::int64_t kPiece = 256;
-constexpr std::int64_t kPackedM = 192, kPackedN = 768;  // with a prepared B
-constexpr std::int64_t kFreshM = 384, kFreshN = 512;    // with B as it is in memory
+// Blocks of C, and pieces of the contraction in words of 4 bytes, so that a block's panels of A and 256
+// columns' panels of B nearly fit a second-level cache of 1 MiB; sums of unfinished blocks are touched seldom
+// enough to live further out. Where B is packed in the call, a block has more rows to share that work.
+// Measured on Zen 4.
+constexpr std::int64_t kPackedM = 192, kPackedN = 768, kPackedPiece = 384;  // with a prepared B
+constexpr std::int64_t kFreshM = 384, kFreshN = 512, kFreshPiece = 256;     // with B as it is in memory
 constexpr std::int64_t kSymmetricBlock = 192;  // a multiple of both tile sides in every instruction set
 
-constexpr std::size_t kScratchA = kFreshM * kPiece * 4;
-constexpr std::size_t kScratchB = 256 * kPiece * 4;
+constexpr std::size_t kScratchA = kFreshM * kFreshPiece * 4;
+constexpr std::size_t kScratchB = 256 * kFreshPiece * 4;
 constexpr std::size_t kScratchC = kFreshM * kFreshN * 4;
 constexpr std::size_t kScratchBytes = kScratchA + kScratchB + kScratchC;
-static_assert(kPackedM <= kFreshM && kPackedM * kPackedN <= kFreshM * kFreshN);
+static_assert(kPackedM * kPackedPiece <= kFreshM * kFreshPiece && kPackedM * kPackedN <= kFreshM * kFreshN);
 
 // Below this many operations (about ten microseconds on one core) waking another thread costs more than it
 // saves.
@@ -49,7 +49,7 @@ GemmPlan plan(const GemmProblem& p, const GemmKernels& kernels, int threads, boo
   const double operations =
       2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   plan.team = operations < kWorthATeam ? 1 : threads;
-  plan.kc = even_part(p.k, kPiece * kernels.k_step, kernels.k_step);
+  plan.kc = even_part(p.k, (p.b_panels ? kPackedPiece : kFreshPiece) * kernels.k_step, kernels.k_step);
   plan.block_m = even_part(p.m, p.b_panels ? kPackedM : kFreshM, kernels.rows);
   plan.block_n = even_part(p.n, p.b_panels ? kPackedN : kFreshN, kernels.cols);
   const auto tasks = [&] { return ceil_div(p.m, plan.block_m) * ceil_div(p.n, plan.block_n); };

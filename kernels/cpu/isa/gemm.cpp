@@ -70,8 +70,8 @@ inline void expect_tile(const GemmProblem& p, std::int64_t m0, std::int64_t rows
   }
 }
 
-// One piece of the contraction for a block: panels of A against panels of B. A's panel stays in the
-// first-level cache while B's pass by it.
+// One piece of the contraction for a block: panels of A against panels of B. hold_b: a panel of B stays while
+// A's pass by it (measured faster where B's panels come from far away), else the other way round.
 struct Piece {
   const std::uint32_t* a;
   const std::uint32_t* b;
@@ -79,28 +79,26 @@ struct Piece {
   std::int64_t steps;
   bool first, last;  // piece of the contraction
   bool single;       // the only one: sums need no place to wait in
+  bool hold_b;
 };
 
 void run_piece(const GemmProblem& p, const GemmBlock& block, const Piece& piece, const Tile* tiles,
                float* sums) {
   const std::int64_t a_panels = panels_of(block.m1 - block.m0, kTileRows);
   const std::int64_t b_panels = panels_of(block.n1 - block.n0, kTileCols);
-  for (std::int64_t i = 0; i < a_panels; ++i) {
-    const std::int64_t m0 = block.m0 + i * kTileRows;
-    const std::int64_t rows = smaller(kTileRows, block.m1 - m0);
-    for (std::int64_t j = 0; j < b_panels; ++j) {
-      float* tile = piece.single ? sums : sums + (i * b_panels + j) * kTileSize;
-      if (piece.last) expect_tile(p, m0, rows, block.n0 + j * kTileCols);
-      tiles[rows](piece.a + i * piece.a_stride, piece.b + j * piece.b_stride, piece.steps, tile,
-                  !piece.first);
-      if (!piece.last) continue;
-      const std::int64_t n0 = block.n0 + j * kTileCols;
-      const std::int64_t cols = smaller(kTileCols, block.n1 - n0);
-      if (p.c_bf16)
-        finish_tile<std::uint16_t>(p, tile, m0, rows, n0, cols);
-      else
-        finish_tile<float>(p, tile, m0, rows, n0, cols);
-    }
+  for (std::int64_t t = 0; t < a_panels * b_panels; ++t) {
+    const std::int64_t i = piece.hold_b ? t % a_panels : t / b_panels;
+    const std::int64_t j = piece.hold_b ? t / a_panels : t % b_panels;
+    const std::int64_t m0 = block.m0 + i * kTileRows, n0 = block.n0 + j * kTileCols;
+    const std::int64_t rows = smaller(kTileRows, block.m1 - m0), cols = smaller(kTileCols, block.n1 - n0);
+    float* tile = piece.single ? sums : sums + t * kTileSize;
+    if (piece.last) expect_tile(p, m0, rows, n0);
+    tiles[rows](piece.a + i * piece.a_stride, piece.b + j * piece.b_stride, piece.steps, tile, !piece.first);
+    if (!piece.last) continue;
+    if (p.c_bf16)
+      finish_tile<std::uint16_t>(p, tile, m0, rows, n0, cols);
+    else
+      finish_tile<float>(p, tile, m0, rows, n0, cols);
   }
 }
 
@@ -147,7 +145,8 @@ void run_block(const GemmProblem& p, const GemmBlock& block, std::int64_t kc, co
   do {
     const std::int64_t k1 = smaller(p.k, k0 + kc);
     const std::int64_t steps = panels_of(k1 - k0, kStep);
-    Piece piece{a, b, steps * kTileRows, steps * kTileCols, steps, k0 == 0, k1 == p.k, kc >= p.k};
+    Piece piece{a,       b,         steps * kTileRows, steps * kTileCols,    steps,
+                k0 == 0, k1 == p.k, kc >= p.k,         p.b_panels != nullptr};
     pack_rows<kTileRows, Pairs>(p.a, block.m0, block.m1, k0, k1, a);
     float* sums = scratch.c;
     for (std::int64_t n0 = block.n0; n0 < block.n1; n0 += kStripCols) {
