@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "model/operations.h"
 #include "model/plan.h"
 
@@ -240,6 +242,30 @@ std::vector<double> Program::host_result() const {
       values[i] = static_cast<float>(reinterpret_cast<const bf16*>(raw.data())[i]);
   }
   return values;
+}
+
+std::vector<Program::OperationTime> Program::profile(const std::function<double()>& now) {
+  Impl& m = *impl_;
+  m.begin_pass(m.last_scale, false);
+  std::map<std::string, OperationTime> by_name;
+  for (Step& s : m.steps) {
+    m.backend.synchronize();
+    const double begin = now();
+    m.play(s);
+    m.backend.synchronize();
+    std::string name = s.op ? std::string(s.op->name()) : "gradient sum";
+    if (s.partner) name += " + " + std::string(s.partner->name());
+    if (s.action->kind == Action::Kind::backward) name += " backward";
+    OperationTime& t = by_name[name];
+    t.name = name;
+    ++t.calls;
+    t.seconds += now() - begin;
+  }
+  std::vector<OperationTime> list;
+  for (auto& [name, t] : by_name) list.push_back(std::move(t));
+  std::sort(list.begin(), list.end(),
+            [](const OperationTime& a, const OperationTime& b) { return a.seconds > b.seconds; });
+  return list;
 }
 
 std::string Program::first_nonfinite() {

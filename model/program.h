@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -78,6 +79,14 @@ class Program {
 
   Tensor result() const;  // the recorded value, after forward() or forward_backward()
   std::vector<double> host_result() const;
+  // One forward_backward() (forward() of an evaluation program) with the time of each operation, by kind and
+  // direction ("linear", "linear backward"), longest first. `now` gives seconds.
+  struct OperationTime {
+    std::string name;
+    std::int64_t calls = 0;
+    double seconds = 0;
+  };
+  std::vector<OperationTime> profile(const std::function<double()>& now);
   // The first value in forward order that holds a NaN or infinity ("h.3.attention.qkv", "h.3 norm"), "" when
   // none: replays the last batch operation by operation.
   std::string first_nonfinite();

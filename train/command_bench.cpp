@@ -77,6 +77,13 @@ int run_bench(const BenchRequest& request) {
   const ModelCount count = spectrain::count(config.model, config.batch.context);
   const double tokens_per_second = static_cast<double>(config.batch.tokens) / t.median;
   const double share = tokens_per_second * static_cast<double>(count.flops_per_token) / peak;
+  if (request.profile) {
+    const auto wall = [] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    };
+    for (const Program::OperationTime& o : session.training().profile(wall))
+      fmt::print("{:9.2f} ms  {:4} x  {}\n", o.seconds * 1e3, o.calls, o.name);
+  }
   if (request.json) {
     const nlohmann::json j = {{"config", request.config},
                               {"device", backend->description()},

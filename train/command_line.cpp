@@ -82,7 +82,8 @@ void add_train(CLI::App& app, Run& run) {
   add_where(*command, *overrides);
   auto* resume =
       command->add_flag("--resume", request->resume, "Go on from the run's newest complete checkpoint");
-  command->add_flag("--force", request->force, "Replace the run directory if it exists")->excludes(resume);
+  command->add_flag("--force", request->force, "Begin anew; a run of that name is kept as <name>.old-1, ...")
+      ->excludes(resume);
   command->footer(
       "Ctrl-C finishes the step, saves a checkpoint and exits with 0.\n\nExamples:\n"
       "  spectrain train configs/quickstart.yaml\n"
@@ -107,7 +108,7 @@ void add_eval(CLI::App& app, Run& run) {
       ->excludes(config)
       ->group(kConfiguration);
   command->add_option("--data", request->data, "Token shards; without it those of the configuration")
-      ->type_name("FILE...");
+      ->type_name("FILE");
   add_count(*command, "--tokens", request->tokens, "How many; without it train.validate.tokens")
       ->default_str("");
   add_set(*command, *overrides);
@@ -115,7 +116,7 @@ void add_eval(CLI::App& app, Run& run) {
   command->footer(
       "Examples:\n"
       "  spectrain eval configs/quickstart.yaml\n"
-      "  spectrain eval --checkpoint runs/quickstart --data shards/val_000000.bin --tokens 1048576");
+      "  spectrain eval --checkpoint runs/quickstart-muon --data corpus/train_000000.bin --tokens 65536");
   command->callback([=, &run] {
     run = [=] {
       if (request->config.empty() && request->checkpoint.empty())
@@ -151,7 +152,7 @@ void add_sample(CLI::App& app, Run& run) {
   add_set(*command, *overrides);
   add_where(*command, *overrides);
   command->footer(
-      "Example:\n  spectrain sample --checkpoint runs/quickstart --prompt '#include <' --top-k 40");
+      "Example:\n  spectrain sample --checkpoint runs/quickstart-muon --prompt '#include <' --top-k 40");
   command->callback([=, &run] {
     run = [=] {
       request->overrides = overrides->all();
@@ -196,6 +197,7 @@ void add_bench(CLI::App& app, Run& run) {
   add_count(*command, "--context", request->context, "Tokens per sequence; without it the configuration's")
       ->default_str("");
   add_count(*command, "--steps", request->steps, "Timed steps, after one that is not timed");
+  command->add_flag("--profile", request->profile, "Also the time of each kind of operation in one step");
   command->add_flag("--json", request->json, "One JSON object instead of a table");
   add_set(*command, *overrides);
   add_where(*command, *overrides);
@@ -209,26 +211,57 @@ void add_bench(CLI::App& app, Run& run) {
   });
 }
 
+// Of the chart of characters, or of the picture: an option of the one says nothing about the other.
+void add_plot_looks(CLI::App& command, PlotRequest& request, CLI::Option* out) {
+  const char* const terminal = "Chart of characters";
+  const char* const picture = "Picture";
+  command.add_option("--width", request.width, "Columns; without it those of the terminal")
+      ->check(CLI::Range(20, 1000))
+      ->type_name("N")
+      ->excludes(out)
+      ->group(terminal);
+  command.add_option("--height", request.height, "Lines; without it those of the terminal")
+      ->check(CLI::Range(5, 500))
+      ->type_name("N")
+      ->excludes(out)
+      ->group(terminal);
+  command.add_flag("--ascii", request.ascii, "No other characters than ASCII's")
+      ->excludes(out)
+      ->group(terminal);
+  command.add_flag("--log-x", request.log_x, "Logarithmic x axis")->needs(out)->group(picture);
+  command.add_option("--title", request.title, "Above the picture; without it made from the axis")
+      ->type_name("TEXT")
+      ->needs(out)
+      ->group(picture);
+}
+
 void add_plot(CLI::App& app, Run& run) {
-  CLI::App* command = app.add_subcommand("plot", "Draw the losses of runs");
+  CLI::App* command = app.add_subcommand("plot", "Draw and compare the losses of runs");
   const auto request = std::make_shared<PlotRequest>();
   command->add_option("runs", request->runs, "Run directories or metrics.jsonl files")
       ->type_name("RUN")
       ->required();
-  command->add_option("--out", request->out, "A picture, .svg or .png; without it characters on the terminal")
-      ->type_name("FILE");
+  CLI::Option* out = command
+                         ->add_option("--out", request->out,
+                                      "Draw a picture, .svg or .png; without it a chart of characters")
+                         ->type_name("FILE");
   const auto axis = std::make_shared<std::string>("tokens");
   command->add_option("--x", *axis, "Along the x axis: tokens, seconds (of training) or steps")
       ->check(CLI::IsMember({"tokens", "seconds", "steps"}))
       ->type_name("AXIS")
       ->capture_default_str();
-  command->add_option("--width", request->width, "Of the chart of characters, in columns")
-      ->check(CLI::Range(20, 1000))
-      ->type_name("N");
-  command->add_option("--height", request->height, "Of the chart of characters, in lines")
-      ->check(CLI::Range(5, 500))
-      ->type_name("N");
-  command->footer("Example:\n  spectrain plot runs/adamw runs/muon --out loss.svg");
+  command->add_flag("--table", request->table, "The table alone, without a chart of characters");
+  command
+      ->add_option("--target", request->target,
+                   "Validation loss: when did each run reach it? Without it the runs' train.target")
+      ->check(CLI::PositiveNumber)
+      ->type_name("LOSS");
+  add_plot_looks(*command, *request, out);
+  command->footer(
+      "Examples:\n"
+      "  spectrain plot runs/quickstart-muon runs/quickstart-adamw\n"
+      "  spectrain plot runs/quickstart-* --table --target 4\n"
+      "  spectrain plot runs/quickstart-muon runs/quickstart-adamw --x seconds --out loss.svg");
   command->callback([=, &run] {
     run = [=] {
       request->x = *axis == "seconds" ? PlotAxis::seconds
@@ -271,8 +304,10 @@ void add_data_pack(CLI::App& data, Run& run) {
   command->add_flag("--force", request->force, "Replace shards of the same prefix");
   add_data_threads(*command, request->threads);
   command->footer(
-      "Example:\n  spectrain data pack --tokenizer gpt2=gpt2 --split-on '<|endoftext|>' --out shards "
-      "corpus.txt");
+      "Examples, with the text that scripts/make_corpus collects:\n"
+      "  spectrain data pack --tokenizer bytes --out shards corpus/train.txt\n"
+      "  spectrain data pack --tokenizer corpus/tokenizer.json --split-on '<|endoftext|>' "
+      "--validation-fraction 0.01 --out shards corpus/train.txt");
   command->callback([=, &run] { run = [=] { return run_data_pack(*request); }; });
 }
 
@@ -291,7 +326,9 @@ void add_data_train_tokenizer(CLI::App& data, Run& run) {
   command->add_flag("--force", request->force, "Replace the tokenizer file if it exists");
   add_data_threads(*command, request->threads);
   command->footer(
-      "Example:\n  spectrain data train-tokenizer --vocab-size 4096 --out shards/tokenizer.json corpus/");
+      "Example, with the text that scripts/make_corpus collects:\n"
+      "  spectrain data train-tokenizer --vocab-size 4096 --split-on '<|endoftext|>' --out tokenizer.json "
+      "corpus/train.txt");
   command->callback([=, &run] { run = [=] { return run_data_train_tokenizer(*request); }; });
 }
 
@@ -301,6 +338,7 @@ void add_data_readers(CLI::App& data, Run& run) {
   info->add_option("shards", shards->shards, "Files, patterns or directories")->type_name("FILE")->required();
   info->add_option("--tokenizer", shards->tokenizer, "Without it the tokenizer.json beside the shards")
       ->type_name("NAME");
+  info->footer("Example:\n  spectrain data info corpus");
   info->callback([=, &run] { run = [=] { return run_data_info(*shards); }; });
 
   CLI::App* decode = data.add_subcommand("decode", "The text of tokens of a shard");
@@ -313,12 +351,14 @@ void add_data_readers(CLI::App& data, Run& run) {
   add_count(*decode, "--count", request->count, "How many tokens");
   decode->add_option("--tokenizer", request->tokenizer, "Without it the tokenizer.json beside the shard")
       ->type_name("NAME");
+  decode->footer("Example:\n  spectrain data decode corpus/validation_000000.bin --from 1000 --count 100");
   decode->callback([=, &run] { run = [=] { return run_data_decode(*request); }; });
 }
 
 void add_data(CLI::App& app, Run& run) {
   CLI::App* data = app.add_subcommand("data", "Make and read token shards and tokenizers");
   data->require_subcommand(1);
+  data->footer("Each of them has its own --help.");
   add_data_pack(*data, run);
   add_data_train_tokenizer(*data, run);
   add_data_readers(*data, run);
@@ -358,11 +398,10 @@ int run_command_line(int argc, const char* const* argv) {
   app.footer(
       "Each command has its own --help. Exit codes: 0 done, 1 the run failed, 2 the request was "
       "wrong.\n\nExamples:\n"
-      "  spectrain data pack --tokenizer bytes --out shards corpus/\n"
-      "  spectrain plan configs/quickstart.yaml\n"
-      "  spectrain train configs/quickstart.yaml --set optimizer.0.lr=0.02 --set run.name=try\n"
-      "  spectrain plot runs/try\n"
-      "  spectrain sample --checkpoint runs/try --prompt 'Once'");
+      "  spectrain plan quickstart\n"
+      "  spectrain train quickstart --set optimizer.0.lr=0.01 --set run.name=try\n"
+      "  spectrain plot runs/quickstart-muon runs/try\n"
+      "  spectrain sample --checkpoint runs/try --prompt '#include <'");
   Run run;
   add_train(app, run);
   add_eval(app, run);

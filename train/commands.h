@@ -55,6 +55,7 @@ struct BenchRequest {
   std::int64_t batch = 0;    // sequences per step; 0: the configuration's micro-batch
   std::int64_t context = 0;  // 0: the configuration's
   std::int64_t steps = 10;   // timed, after one that is not
+  bool profile = false;      // also the time of each kind of operation in one step
   bool json = false;         // one JSON object instead of a table
 };
 int run_bench(const BenchRequest& request);
@@ -69,7 +70,7 @@ struct PlotRequest {
   bool ascii = false;         // characters outside ASCII are not used even where the locale has them
   bool log_x = false;         // of the picture
   std::string title;          // of the picture; empty: made from the axis
-  bool table = false;         // print the comparison table; with `out` the picture is drawn too
+  bool table = false;         // the comparison table without the chart; with `out`, beside the picture
   double target = 0;          // validation loss of the table's last columns; 0: the runs' own
 };
 int run_plot(const PlotRequest& request);
