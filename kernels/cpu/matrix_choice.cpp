@@ -24,9 +24,12 @@ MatrixEngine choose_engine(const MatrixMachine& machine, Product product, DType 
   if (forced) return *forced;
   // AMX tiles multiply bf16 several times faster than any vector instruction, and only oneDNN has them.
   if (compute == DType::bf16) return machine.amx_bf16 ? MatrixEngine::onednn : MatrixEngine::own;
-  // Zen 4, float32, one busy neighbour: oneDNN's sgemm 104-106 GFLOP/s a core against 88-95 where both
-  // operands have to be packed in the call; even (94-102 against 97-105) where the weights are prepared, and
-  // there the own kernels add bias and sums on the way out.
+  // Shares of the register-only peak on Zen 4, two busy cores, 4096 rows, own kernels against oneDNN:
+  //   prepared  f32 0.83-0.88 : 0.92-0.93   bf16 0.84-0.88 : 0.88-0.95
+  //   weight    f32 0.79      : 0.89-0.91   bf16 0.77      : 0.73-0.75
+  // Prepared weights stay with the own kernels all the same: oneDNN takes up to twice as long to pack them
+  // after every step, cuts its work in equal parts that wait for the slowest core, and leaves activations to
+  // a second pass.
   if (machine.isa >= Isa::avx512 && product != Product::prepared) return MatrixEngine::onednn;
   return MatrixEngine::own;
 }
