@@ -44,6 +44,9 @@ class MemoryKernels {
   // Throws Error "no room for 1.2 GB of <name> on cpu (3.0 GB in use)" when there is none.
   virtual std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) = 0;
   virtual std::size_t allocated_bytes() const = 0;  // sum over live buffers and prepared matrices
+  // Memory the backend keeps for its own use once products have run (packing buffers): it then counts among
+  // the allocated bytes, and a memory plan adds it.
+  virtual std::size_t working_bytes() const { return 0; }
   virtual void fill(const Tensor& x, double value) = 0;
   virtual void copy(const Tensor& from, const Tensor& to) = 0;  // same numel; converts between float dtypes
   virtual void copy_from_host(const Tensor& to, const void* from) = 0;  // to.bytes() bytes, same dtype

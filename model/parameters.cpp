@@ -124,7 +124,7 @@ MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOp
     if (used[i])
       m.prepared += backend.prepared_bytes(r.parameters[i].shape, options.compute, options.training);
   m.activations = plan.arena_bytes;
-  m.workspace = plan.workspace_bytes + leaf_bytes(tape, master);
+  m.workspace = plan.workspace_bytes + leaf_bytes(tape, master) + backend.working_bytes();
   return m;
 }
 

@@ -57,7 +57,7 @@ struct MemoryPlan {
   std::size_t gradients = 0;
   std::size_t activations =
       0;  // kept from forward to backward or alive within a pass, after sharing by lifetime
-  std::size_t workspace = 0;  // logits chunks, inputs, constants
+  std::size_t workspace = 0;  // logits chunks, inputs, constants, what the backend keeps for itself
   std::size_t total() const { return weights + prepared + gradients + activations + workspace; }
 };
 MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOptions& options);

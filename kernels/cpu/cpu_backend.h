@@ -21,6 +21,7 @@ class CpuBackend final : public Backend {
   // memory.cpp
   std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) override;
   std::size_t allocated_bytes() const override { return allocated_; }
+  std::size_t working_bytes() const override;  // matrix_product.cpp
   void fill(const Tensor& x, double value) override;
   void copy(const Tensor& from, const Tensor& to) override;
   void copy_from_host(const Tensor& to, const void* from) override;

@@ -90,9 +90,11 @@ const GemmKernels& CpuBackend::Matrices::kernels_for(Isa isa, DType compute) {
   return compute == DType::bf16 && isa == Isa::avx512_bf16 ? table.pairs : table.f32;
 }
 
+std::size_t CpuBackend::working_bytes() const { return kScratchBytes * static_cast<std::size_t>(threads_); }
+
 void CpuBackend::Matrices::reserve_scratch() {
-  const std::size_t bytes = kScratchBytes * static_cast<std::size_t>(backend_.threads());
-  if (!scratch_) scratch_ = backend_.allocate(bytes, "packing memory of the matrix products");
+  if (!scratch_)
+    scratch_ = backend_.allocate(backend_.working_bytes(), "packing memory of the matrix products");
 }
 
 GemmScratch CpuBackend::Matrices::scratch_of(int thread) const {
