@@ -1,6 +1,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "train/commands.h"
@@ -13,14 +14,15 @@
 namespace spectrain {
 namespace {
 
-TerminalPlot terminal_plot(const PlotRequest& request) {
+// `below`: lines that are printed under the chart.
+TerminalPlot terminal_plot(const PlotRequest& request, int below) {
   TerminalPlot options;
   options.x = request.x;
   options.unicode = locale_is_utf8() && !request.ascii;
   winsize size{};
   if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {
     options.width = size.ws_col;
-    options.height = size.ws_row - 2;  // the command line and the next prompt stay in sight
+    options.height = size.ws_row - 2 - below;  // the command line and the next prompt stay in sight
   }
   if (request.width > 0) options.width = request.width;
   if (request.height > 0) options.height = request.height;
@@ -31,16 +33,19 @@ TerminalPlot terminal_plot(const PlotRequest& request) {
 
 int run_plot(const PlotRequest& request) {
   const std::vector<RunCurves> runs = load_runs(request.runs);
-  if (request.table) {
-    std::fputs(comparison_table(runs, request.target).c_str(), stdout);
-    if (request.out.empty()) return 0;
-  }
-  if (request.out.empty()) {
-    std::fputs(plot_on_terminal(runs, terminal_plot(request)).c_str(), stdout);
-  } else {
+  const std::string table = comparison_table(runs, request.target);
+  if (!request.out.empty()) {
     plot_picture(runs, {.x = request.x, .log_x = request.log_x, .title = request.title}, request.out);
+    if (request.table) std::fputs(table.c_str(), stdout);
     std::printf("%s\n", request.out.c_str());
+    return 0;
   }
+  if (!request.table) {
+    const auto below = 1 + static_cast<int>(std::count(table.begin(), table.end(), '\n'));
+    std::fputs(plot_on_terminal(runs, terminal_plot(request, below)).c_str(), stdout);
+    std::fputs("\n", stdout);
+  }
+  std::fputs(table.c_str(), stdout);
   return 0;
 }
 
