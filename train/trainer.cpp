@@ -39,6 +39,10 @@ Trainer::Trainer(const TrainRequest& request)
   session_ = std::make_unique<Session>(config_, *backend_, true);
   optimizer_ = std::make_unique<Optimizer>(*backend_, session_->parameters().views(), config_.optimizer);
   session_->evaluation();  // all memory is taken now, not an hour into the run
+  session_->parameters().initialize(config_.run.seed);
+  // Before the directory takes the new configuration: a checkpoint of another model is refused, and the run
+  // stays as it was.
+  if (request.resume) load_newest_checkpoint(fmt::format("{}/{}", config_.run.directory, config_.run.name));
 
   const ExistingRun existing = request.resume  ? ExistingRun::resume
                                : request.force ? ExistingRun::set_aside
@@ -46,8 +50,6 @@ Trainer::Trainer(const TrainRequest& request)
   directory_ =
       std::make_unique<RunDirectory>(config_.run.directory, config_.run.name, existing, to_yaml(config_));
   if (!directory_->set_aside_to().empty()) fmt::print("the old run is now {}\n", directory_->set_aside_to());
-  session_->parameters().initialize(config_.run.seed);
-  if (request.resume) load_newest_checkpoint();
   peak_ = measure_peak(*backend_, config_.compute.precision);
   begin_metrics();
   const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
@@ -61,12 +63,12 @@ std::vector<StateTensor> Trainer::model_state() const {
   return tensors;
 }
 
-void Trainer::load_newest_checkpoint() {
+void Trainer::load_newest_checkpoint(const std::string& run_directory) {
   std::vector<std::string> notes;
-  const auto found = newest_checkpoint(directory_->checkpoints_path(), Verify::contents, &notes);
+  const auto found = newest_checkpoint(run_directory + "/checkpoints", Verify::contents, &notes);
   for (const std::string& note : notes) fmt::print("{}\n", note);
   if (!found) {
-    fmt::print("{} holds no checkpoint: starting from the beginning\n", directory_->path());
+    fmt::print("{} holds no checkpoint: starting from the beginning\n", run_directory);
     return;
   }
   const CheckpointReader reader(found->path);
@@ -92,11 +94,17 @@ void Trainer::begin_metrics() {
   header.model_parameters = count_.parameters;
   header.target = config_.train.target;
   header.started = utc_now();
-  if (directory_->existed())
-    metrics_ = std::make_unique<MetricsWriter>(
-        MetricsWriter::resume(directory_->metrics_path(), header, first_step_));
-  else
+  if (!directory_->existed()) {
     metrics_ = std::make_unique<MetricsWriter>(directory_->metrics_path(), header);
+    return;
+  }
+  // Without a checkpoint everything is measured again, the validation before the first step included.
+  const std::int64_t kept = last_saved_ >= 0 ? first_step_ : -1;
+  metrics_ = std::make_unique<MetricsWriter>(MetricsWriter::resume(directory_->metrics_path(), header, kept));
+  // A run that was killed after the validation that follows its checkpoint has that line already: these are
+  // the weights it was measured with.
+  for (const MetricsLine& line : read_metrics(directory_->metrics_path()).lines)
+    if (line.val_loss && !validated(line.step)) remember(line.step, line.train_seconds, *line.val_loss);
 }
 
 void Trainer::print_start() const {
@@ -117,10 +125,22 @@ bool Trainer::validates(std::int64_t step) const {
   return step == 0 || step == steps_ || (every > 0 && step % every == 0);
 }
 
+bool Trainer::validated(std::int64_t step) const {
+  return !validations_.empty() && validations_.back().step >= static_cast<double>(step);
+}
+
+void Trainer::remember(std::int64_t step, double seconds, double loss) {
+  validations_.push_back({static_cast<double>(step), static_cast<double>(tokens_after(step)), seconds, loss});
+}
+
+std::string Trainer::what_is_saved() const {
+  return last_saved_ >= 0 ? fmt::format("The checkpoint of step {} is intact.", last_saved_)
+                          : "There is no checkpoint yet.";
+}
+
 void Trainer::validate(std::int64_t step) {
   const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens);
-  validations_.push_back(
-      {static_cast<double>(step), static_cast<double>(tokens_after(step)), clock_.seconds(), e.loss});
+  remember(step, clock_.seconds(), e.loss);
   MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, {}};
   line.more.emplace_back("val_tokens", e.tokens);
   metrics_->write(line);
@@ -143,10 +163,7 @@ double Trainer::forward_backward(std::int64_t step) {
     for (const double l : session_->training().host_result()) loss += l;
     if (!std::isfinite(loss))
       throw Error(fmt::format("step {}: the training loss is {}; the first value that went bad is {}. {}",
-                              step + 1, loss, session_->training().first_nonfinite(),
-                              last_saved_ >= 0
-                                  ? fmt::format("The checkpoint of step {} is intact.", last_saved_)
-                                  : "There is no checkpoint yet."));
+                              step + 1, loss, session_->training().first_nonfinite(), what_is_saved()));
     sum += loss;
   }
   return sum * scale;
@@ -224,16 +241,14 @@ void Trainer::run() {
   const InterruptGuard guard;
   std::int64_t step = first_step_;
   while (step < steps_ && !InterruptGuard::raised()) {
-    // A resumed run has the validation of its first step already, unless the checkpoint was made before it.
-    const bool known = !validations_.empty() && validations_.back().step >= static_cast<double>(step);
-    if (validates(step) && !known) validate(step);
+    // A resumed run may have the validation of its first step already.
+    if (validates(step) && !validated(step)) validate(step);
     train_step(step);
     ++step;
     const std::int64_t every = config_.train.checkpoint.every;
     if (every > 0 && step % every == 0 && step < steps_) save(step);
   }
-  if (step == steps_ && (validations_.empty() || validations_.back().step < static_cast<double>(step)))
-    validate(step);
+  if (step == steps_ && !validated(step)) validate(step);
   if (last_saved_ != step) save(step);
   progress_->finish();
   if (step < steps_) fmt::print("interrupted after step {}; saved, go on with --resume\n", step);

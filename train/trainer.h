@@ -19,8 +19,8 @@ namespace spectrain {
 // One training run: its directory, model, optimizer, data and measurements, and the loop over steps.
 class Trainer {
  public:
-  // Everything that can be refused is refused here, before a file is written; then the run directory is made,
-  // and with `resume` the newest complete checkpoint is loaded.
+  // Everything that can be refused is refused here, before a file is written: with `resume` the newest
+  // complete checkpoint is loaded first. Then the run directory is made.
   explicit Trainer(const TrainRequest& request);
 
   void run();  // to the end, or to the first interrupt; throws Error when the run fails
@@ -28,11 +28,14 @@ class Trainer {
  private:
   bool validates(std::int64_t step) const;
   void validate(std::int64_t step);
+  bool validated(std::int64_t step) const;
+  void remember(std::int64_t step, double seconds, double loss);
+  std::string what_is_saved() const;           // a sentence for the end of a failure's message
   double forward_backward(std::int64_t step);  // the mean loss of the step's batch
   void train_step(std::int64_t step);
   void show(std::int64_t step, double lr, double tokens_per_second);
   void save(std::int64_t step);
-  void load_newest_checkpoint();
+  void load_newest_checkpoint(const std::string& run_directory);
   void begin_metrics();
   void print_start() const;
   void print_end(std::int64_t step) const;
