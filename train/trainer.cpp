@@ -15,6 +15,9 @@
 namespace spectrain {
 namespace {
 
+// A single overflow may pass; the same one again and again is a run that no longer learns.
+constexpr std::int64_t kMostSkippedInARow = 10;
+
 // For legends and tables: the first group's rule, "muon 0.02".
 std::string label(const OptimizerConfig& optimizer) {
   const std::unique_ptr<UpdateRule> rule = rule_for(optimizer.groups.front().rule);
@@ -78,6 +81,7 @@ void Trainer::load_newest_checkpoint(const std::string& run_directory) {
   const nlohmann::json& state = reader.state();
   first_step_ = last_saved_ = reader.step();
   clock_ = TrainingClock(state.at("train_seconds").get<double>());
+  skipped_ = state.value("skipped_steps", std::int64_t{0});
   for (const auto& v : state.at("validations"))
     validations_.push_back(
         {v.at(0).get<double>(), v.at(1).get<double>(), v.at(2).get<double>(), v.at(3).get<double>()});
@@ -140,6 +144,9 @@ std::string Trainer::what_is_saved() const {
 
 void Trainer::validate(std::int64_t step) {
   const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens);
+  if (!std::isfinite(e.loss))
+    throw Error(fmt::format("step {}: the validation loss is {}; the first value that went bad is {}. {}",
+                            step, e.loss, session_->evaluation().first_nonfinite(), what_is_saved()));
   remember(step, clock_.seconds(), e.loss);
   MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, {}};
   line.more.emplace_back("val_tokens", e.tokens);
@@ -181,15 +188,27 @@ void Trainer::train_step(std::int64_t step) {
 
   const double lr = first_lr_ * factor;
   const double speed = static_cast<double>(config_.batch.tokens) / (clock_.seconds() - before);
-  if (!report.finite)
-    progress_->note(fmt::format("step {}: a gradient is not finite; nothing was updated", step + 1));
-  if (config_.train.log_every > 0 && (step + 1) % config_.train.log_every == 0) {
+  if (!report.finite) skip(step + 1);
+  if (!report.finite || (step + 1) % config_.train.log_every == 0) {
     MetricsLine line{step + 1, tokens_after(step + 1), clock_.seconds(), last_loss_, {}, {}};
     line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};
     if (!report.finite) line.more.emplace_back("skipped", true);
     metrics_->write(line);
   }
   show(step + 1, lr, speed);
+}
+
+void Trainer::skip(std::int64_t step) {
+  skipped_ += 1;
+  skipped_in_a_row_ = last_skipped_ == step - 1 ? skipped_in_a_row_ + 1 : 1;
+  last_skipped_ = step;
+  progress_->note(fmt::format("step {}: a gradient is not finite; nothing was updated ({} so far)", step,
+                              skipped_ == 1 ? "1 step skipped" : fmt::format("{} steps skipped", skipped_)));
+  if (skipped_in_a_row_ >= kMostSkippedInARow)
+    throw Error(
+        fmt::format("step {}: the gradients of {} steps in a row were not finite, the weights no longer "
+                    "change; a smaller learning rate may help. {}",
+                    step, skipped_in_a_row_, what_is_saved()));
 }
 
 void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
@@ -209,6 +228,12 @@ void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
 
 void Trainer::save(std::int64_t step) {
   CheckpointContents contents{model_state(), optimizer_->state(), {}};
+  // A checkpoint of weights that are no numbers is worth nothing, and older ones are removed for it.
+  for (const auto* tensors : {&contents.model, &contents.optimizer})
+    for (const StateTensor& t : *tensors)
+      if (!backend_->all_finite(t.tensor))
+        throw Error(
+            fmt::format("step {}: {} is not finite after the update. {}", step, t.name, what_is_saved()));
   nlohmann::json points = nlohmann::json::array();
   for (const ValidationPoint& v : validations_) points.push_back({v.step, v.tokens, v.seconds, v.loss});
   contents.state = {{"step", step},
@@ -216,6 +241,7 @@ void Trainer::save(std::int64_t step) {
                     {"train_seconds", clock_.seconds()},
                     {"train_loss", last_loss_},
                     {"seed", config_.run.seed},
+                    {"skipped_steps", skipped_},
                     {"validations", std::move(points)},
                     {"version", SPECTRAIN_VERSION}};
   write_checkpoint(directory_->checkpoints_path(), step, contents, *backend_, config_.train.checkpoint.keep);
@@ -223,6 +249,9 @@ void Trainer::save(std::int64_t step) {
 }
 
 void Trainer::print_end(std::int64_t step) const {
+  if (skipped_ > 0)
+    fmt::print("{} skipped because a gradient was not finite\n",
+               skipped_ == 1 ? "1 step was" : fmt::format("{} steps were", skipped_));
   if (validations_.empty()) return;
   fmt::print("{}: validation loss {:.4f} after {} tokens, {:.1f} s of training\n", config_.run.name,
              validations_.back().loss, tokens_after(step), clock_.seconds());

@@ -27,14 +27,15 @@ class Trainer {
 
  private:
   bool validates(std::int64_t step) const;
-  void validate(std::int64_t step);
+  void validate(std::int64_t step);  // Error when the loss is not finite
   bool validated(std::int64_t step) const;
   void remember(std::int64_t step, double seconds, double loss);
   std::string what_is_saved() const;           // a sentence for the end of a failure's message
   double forward_backward(std::int64_t step);  // the mean loss of the step's batch
   void train_step(std::int64_t step);
   void show(std::int64_t step, double lr, double tokens_per_second);
-  void save(std::int64_t step);
+  void skip(std::int64_t step);  // a step whose gradient was not finite; Error when it is one too many
+  void save(std::int64_t step);  // Error when a weight or the optimizer's state is not finite
   void load_newest_checkpoint(const std::string& run_directory);
   void begin_metrics();
   void print_start() const;
@@ -58,6 +59,8 @@ class Trainer {
   std::vector<std::int32_t> tokens_, targets_;  // of one micro-batch
   std::int64_t first_step_ = 0;
   std::int64_t last_saved_ = -1;
+  std::int64_t skipped_ = 0;  // steps of the whole run, and the last ones without one between them
+  std::int64_t skipped_in_a_row_ = 0, last_skipped_ = -1;
   double last_loss_ = 0;
   double session_seconds_ = 0;  // of the clock when this process began to train
   double peak_ = 0;             // FLOP/s of a matrix product, measured at the start
