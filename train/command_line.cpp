@@ -272,6 +272,11 @@ void add_plot(CLI::App& app, Run& run) {
   });
 }
 
+void add_devices(CLI::App& app, Run& run) {
+  CLI::App* command = app.add_subcommand("devices", "List the CPU and the GPUs, or say why there is no GPU");
+  command->callback([&run] { run = [] { return run_devices(); }; });
+}
+
 void add_data_threads(CLI::App& command, int& threads) {
   command.add_option("--threads", threads, "0: all cores this process may use")
       ->check(CLI::Range(0, 4096))
@@ -410,6 +415,7 @@ int run_command_line(int argc, const char* const* argv) {
   add_plan(app, run);
   add_bench(app, run);
   add_plot(app, run);
+  add_devices(app, run);
 
   check_subcommand(app, argc, argv, 1, "spectrain");
   if (argc < 2) {

@@ -75,4 +75,7 @@ struct PlotRequest {
 };
 int run_plot(const PlotRequest& request);
 
+// The devices of this machine, the CPU first; where there is no GPU, why.
+int run_devices();
+
 }  // namespace spectrain

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fmt/format.h"
+#include "kernels/cuda_plugin.h"
 #include "kernels/error.h"
 
 namespace spectrain {
@@ -12,8 +14,13 @@ RunConfig with_resolved_model(RunConfig config) {
 }
 
 std::unique_ptr<Backend> make_backend(const ComputeSection& compute) {
-  if (compute.device == Device::cuda)
-    throw RequestError("compute.device is cuda, but this build has no CUDA backend; use --device cpu");
+  if (compute.device == Device::cuda) {
+    const CudaListing cuda = list_cuda_devices();
+    throw RequestError(
+        fmt::format("compute.device is cuda, but {}this version trains on the CPU only; use --device cpu",
+                    cuda.reason.empty() ? "" : cuda.reason + ", and "));
+  }
+  // auto: the CPU, until there is a backend for what the listing finds.
   return make_cpu_backend({compute.threads, true});
 }
 

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+// What the program and the plug-in libspectrain_cuda.so know of each other. Plain data and C functions only,
+// for either may have been made by another compiler; no exception crosses it. The program finds the plug-in
+// beside itself and loads it when CUDA is asked for (kernels/cuda_plugin.h).
+
+namespace spectrain {
+
+// Counts every change of what follows. Program and plug-in of different numbers refuse each other.
+constexpr std::int32_t kCudaInterfaceVersion = 1;
+
+// Texts are UTF-8, end with a zero and are cut where they would not fit.
+struct CudaPluginDevice {
+  std::int32_t index;            // the CUDA runtime's, after CUDA_VISIBLE_DEVICES
+  std::int32_t major, minor;     // compute capability
+  std::int32_t multiprocessors;  // SMs
+  std::uint64_t memory;          // bytes in all, used and free
+  char name[256];                // "NVIDIA H100 80GB HBM3"
+  char problem[256];             // why it cannot be used: one clause; empty: it can
+};
+
+struct CudaPluginSystem {
+  std::int32_t runtime_version;  // of the CUDA runtime inside the plug-in, 1000 major + 10 minor
+  std::int32_t driver_version;   // the newest CUDA the driver can run, likewise; 0: no driver
+  char architectures[256];       // the plug-in has code for these: "90a-real,80-real,90-virtual"
+  char reason[512];              // why there is no device: one clause; empty where there is one
+};
+
+struct CudaPlugin {
+  std::int32_t interface_version;  // stays the first member, whatever else changes
+  // Fills `system` and the first `capacity` of `devices`; returns how many devices there are, which may be
+  // more. Needs no driver and makes no context on a device.
+  std::int32_t (*list_devices)(CudaPluginSystem* system, CudaPluginDevice* devices, std::int32_t capacity);
+};
+
+static_assert(std::is_trivial_v<CudaPluginDevice> && std::is_standard_layout_v<CudaPluginDevice>);
+static_assert(std::is_trivial_v<CudaPluginSystem> && std::is_standard_layout_v<CudaPluginSystem>);
+static_assert(std::is_trivial_v<CudaPlugin> && std::is_standard_layout_v<CudaPlugin>);
+
+// The one function the plug-in exports, and its name; what it returns lives as long as the process.
+using CudaPluginEntry = const CudaPlugin* (*)();
+constexpr const char* kCudaPluginEntry = "spectrain_cuda_plugin";
+
+}  // namespace spectrain
+
+extern "C" __attribute__((visibility("default"))) const spectrain::CudaPlugin* spectrain_cuda_plugin();

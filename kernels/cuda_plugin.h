@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+// The program's side of the CUDA plug-in (kernels/cuda/plugin.h). Whatever is missing (the plug-in, a library
+// it needs, the driver, a GPU) is a reason in words, never an exception and never the end of the process.
+
+namespace spectrain {
+
+struct CudaDevice {
+  int index = 0;             // the CUDA runtime's, after CUDA_VISIBLE_DEVICES
+  std::string name;          // "NVIDIA H100 80GB HBM3"
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  std::uint64_t memory = 0;  // bytes
+  std::string problem;       // why this one cannot be used, a clause without a full stop; empty: it can
+};
+
+struct CudaListing {
+  std::vector<CudaDevice> devices;
+  std::string reason;       // why there is no device, a clause without a full stop; empty where there is one
+  int runtime_version = 0;  // 1000 major + 10 minor; 0: the plug-in was not loaded
+  int driver_version = 0;   // likewise; 0: no driver, or the plug-in was not loaded
+  std::string architectures;  // what the plug-in has code for: "90a-real,80-real,90-virtual"
+};
+
+// libspectrain_cuda.so in the directory of the running program, as an absolute path; empty where the system
+// does not tell that directory.
+std::string cuda_plugin_path();
+
+// The devices the plug-in at `path` sees. The first call for a path loads it; it is never unloaded.
+CudaListing list_cuda_devices(const std::string& path = cuda_plugin_path());
+
+}  // namespace spectrain
