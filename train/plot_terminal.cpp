@@ -85,6 +85,14 @@ std::string legend_line(const RunCurves& run, const char* mark, int width) {
   return fmt::format("  {} {}  {}\n", mark, name, losses);
 }
 
+// Training losses are drawn only for runs without validation, so only those may stretch the range.
+PlotRange range_of_shown(std::span<const RunCurves> runs, PlotAxis axis) {
+  std::vector<RunCurves> shown(runs.begin(), runs.end());
+  for (RunCurves& run : shown)
+    if (!curve(run.validation, axis).empty()) run.training.clear();
+  return range_of(shown, axis);
+}
+
 }  // namespace
 
 std::string plot_on_terminal(std::span<const RunCurves> runs, const TerminalPlot& options) {
@@ -92,7 +100,7 @@ std::string plot_on_terminal(std::span<const RunCurves> runs, const TerminalPlot
             legend = static_cast<int>(std::min<std::size_t>(runs.size(), 8));
   const int rows = std::max(options.height, 10) - legend - 3;  // title, axis, labels
   const int columns = width - kLabelWidth - 3;
-  const PlotRange range = range_of(runs, options.x);
+  const PlotRange range = range_of_shown(runs, options.x);
   Canvas canvas(columns, std::max(rows, 4), range);
 
   for (std::size_t i = 0; i < runs.size(); ++i) {

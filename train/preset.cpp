@@ -48,6 +48,11 @@ std::string find_configuration(const std::string& name) {
   for (const fs::path& directory : preset_directories())
     if (const fs::path file = directory / (name + ".yaml"); fs::exists(file, ignored)) return file.string();
   const std::vector<std::string> presets = preset_names();
+  if (presets.empty())
+    throw RequestError(
+        fmt::format("no configuration \"{}\": there is no such file, and no configs/ directory here or "
+                    "beside the program",
+                    name));
   throw RequestError(fmt::format("no configuration \"{}\": it is neither a file nor a preset{} (presets: {})",
                                  name, did_you_mean(name, presets), listed(presets, ", ")));
 }
