@@ -2,8 +2,14 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <string>
+
+#include "tests/train/scratch_directory.h"
 
 namespace spectrain {
 namespace {
@@ -96,6 +102,49 @@ TEST(CommandLine, PlanPrintsDerivedNumbersTablesAndDefaults) {
   EXPECT_THAT(
       spectrain("plan " + kPreset + " --set batch.micro_batch=2 --set train.steps=5 --threads 1").text,
       HasSubstr("threads: 1"));
+}
+
+// The metrics of a run that only validated.
+std::string validated_run(const ScratchDirectory& scratch, const std::string& name, double last) {
+  const std::string path = scratch / (name + ".jsonl");
+  std::ofstream(path) << "{\"run\":\"" << name << "\",\"optimizer\":\"muon 0.02\"}\n"
+                      << "{\"step\":0,\"tokens\":0,\"train_seconds\":0,\"val_loss\":6}\n"
+                      << "{\"step\":4,\"tokens\":4000,\"train_seconds\":1,\"val_loss\":" << (6 + last) / 2
+                      << "}\n"
+                      << "{\"step\":8,\"tokens\":8000,\"train_seconds\":2,\"val_loss\":" << last << "}\n";
+  return "'" + path + "' ";
+}
+
+TEST(CommandLine, PlotDrawsAndComparesRuns) {
+  const ScratchDirectory scratch;
+  const std::string runs = validated_run(scratch, "first", 4) + validated_run(scratch, "second", 3);
+  const Outcome both = spectrain("plot " + runs + "--ascii --width 60 --height 12 --target 5");
+  ASSERT_EQ(both.code, 0) << both.text;
+  for (const char* part : {"loss against tokens", "o first  val 4.0000", "tokens to 5", "4.00k", "2.67k"})
+    EXPECT_THAT(both.text, HasSubstr(part));
+  EXPECT_EQ(std::count_if(both.text.begin(), both.text.end(), [](unsigned char c) { return c >= 0x80; }), 0);
+  const Outcome table = spectrain("plot " + runs + "--table");
+  EXPECT_THAT(table.text, StartsWith("run "));
+  EXPECT_THAT(table.text, ::testing::Not(HasSubstr("loss against")));
+}
+
+TEST(CommandLine, PlotDrawsPictures) {
+  if (std::system("gnuplot --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "gnuplot is not installed";
+  const ScratchDirectory scratch;
+  const std::string out = scratch / "loss.svg";
+  const Outcome drawn = spectrain("plot " + validated_run(scratch, "first", 4) +
+                                  "--log-x --title 'A title' --out '" + out + "'");
+  ASSERT_EQ(drawn.code, 0) << drawn.text;
+  std::ifstream file(out);
+  EXPECT_THAT(std::string(std::istreambuf_iterator<char>(file), {}), HasSubstr("A title"));
+}
+
+TEST(CommandLine, PlotOptionsBelongToTheChartOrToThePicture) {
+  EXPECT_THAT(spectrain("plot x --log-x").text, HasSubstr("--log-x requires --out"));
+  EXPECT_THAT(spectrain("plot x --title T").text, HasSubstr("--title requires --out"));
+  const Outcome both = spectrain("plot x --ascii --out a.svg");
+  EXPECT_EQ(both.code, 2);
+  EXPECT_THAT(both.text, HasSubstr("excludes --ascii"));
 }
 
 TEST(CommandLine, PlanListsEveryKey) {
