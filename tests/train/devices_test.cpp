@@ -49,15 +49,18 @@ std::string line_of(const std::string& text, const std::string& start) {
 const std::string kOnCuda =
     " bench " + quoted(SPECTRAIN_SOURCE_DIR "/configs/gpt2-124m.yaml") + " --device cuda";
 
-// Compiles a plug-in to `out`; false where there is no compiler.
-bool compile_plugin(const ScratchDirectory& scratch, const std::string& body, const std::string& out) {
-  put_contents(scratch / "plugin.cpp",
-               "#include <cstdio>\n#include \"kernels/cuda/plugin.h\"\nusing namespace "
-               "spectrain;\n" +
-                   body);
+// Compiles a library to `out`; false where there is no compiler.
+bool compile(const ScratchDirectory& scratch, const std::string& source, const std::string& out) {
+  put_contents(scratch / "library.cpp", source);
   return shell("c++ -std=c++20 -shared -fPIC -I " + quoted(SPECTRAIN_SOURCE_DIR) + " -o " + quoted(out) +
-               " " + quoted(scratch / "plugin.cpp"))
+               " " + quoted(scratch / "library.cpp"))
              .code == 0;
+}
+
+bool compile_plugin(const ScratchDirectory& scratch, const std::string& body, const std::string& out) {
+  return compile(scratch,
+                 "#include <cstdio>\n#include \"kernels/cuda/plugin.h\"\nusing namespace spectrain;\n" + body,
+                 out);
 }
 
 constexpr const char* kTwoGpus = R"(
@@ -85,6 +88,13 @@ TEST(Devices, TheProgramListsTheCpuAndSaysWhyThereIsNoGpu) {
   } else {
     EXPECT_THAT(line_of(devices.text, "cuda  0: "), HasSubstr(expected.devices.front().name));
   }
+}
+
+TEST(Devices, HelpKnowsIt) {
+  EXPECT_THAT(shell(quoted(kProgram) + " --help").text, HasSubstr("\n  devices "));
+  const Outcome own = shell(quoted(kProgram) + " devices --help");
+  EXPECT_EQ(own.code, 0);
+  EXPECT_THAT(own.text, HasSubstr("spectrain devices"));
 }
 
 TEST(Devices, CudaIsRefusedWithTheReasonAndTheWayOut) {
@@ -208,6 +218,47 @@ TEST_F(RealPlugIn, WithItsGpusHiddenSaysSo) {
   const Outcome devices = shell("CUDA_VISIBLE_DEVICES= " + quoted(kProgram) + " devices");
   EXPECT_EQ(devices.code, 0) << devices.text;
   EXPECT_THAT(line_of(devices.text, "cuda  "), HasSubstr("shows no GPU to this process"));
+}
+
+// A driver that is there and of no use, played by a libcuda.so.1 that answers the runtime with the version
+// and the result of cuInit given to it, and with "no device" whatever else it is asked.
+constexpr const char* kDriver = R"(
+#include <cstring>
+extern "C" int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
+extern "C" int cuInit(unsigned) { return INIT; }
+static int no_device() { return 100; }
+extern "C" int cuGetExportTable(const void** table, const void*) { *table = nullptr; return 100; }
+extern "C" int cuGetProcAddress_v2(const char* name, void** f, int, unsigned long long, int* status) {
+  if (status != nullptr) *status = 0;
+  const auto is = [&](const char* other) { return std::strcmp(name, other) == 0; };
+  *f = is("cuDriverGetVersion") ? reinterpret_cast<void*>(cuDriverGetVersion)
+       : is("cuInit")           ? reinterpret_cast<void*>(cuInit)
+       : is("cuGetExportTable") ? reinterpret_cast<void*>(cuGetExportTable)
+       : is("cuGetProcAddress") ? reinterpret_cast<void*>(cuGetProcAddress_v2)
+                                : reinterpret_cast<void*>(no_device);
+  return 0;
+}
+)";
+
+TEST_F(RealPlugIn, ADriverThatIsOfNoUseIsToldApart) {
+  const auto reason = [](const std::string& version, const std::string& init, bool& compiled) {
+    const ScratchDirectory scratch;
+    compiled = compile(scratch, "#define VERSION " + version + "\n#define INIT " + init + "\n" + kDriver,
+                       scratch / "libcuda.so.1");
+    const Outcome devices =
+        shell("LD_LIBRARY_PATH=" + quoted(scratch.path()) + " " + quoted(kProgram) + " devices");
+    EXPECT_EQ(devices.code, 0) << devices.text;
+    return line_of(devices.text, "cuda  ");
+  };
+  bool compiled = false;
+  const std::string too_old = reason("11000", "0", compiled);
+  if (!compiled) GTEST_SKIP() << "no c++ to compile a driver with";
+  EXPECT_THAT(too_old,
+              StartsWith("cuda  none: the NVIDIA driver runs CUDA up to 11.0 and this build is made with"));
+  EXPECT_THAT(reason("99010", "100", compiled),
+              StartsWith("cuda  none: the NVIDIA driver (CUDA 99.1) shows no GPU to this process"));
+  EXPECT_EQ(reason("99010", "999", compiled),
+            "cuda  none: the CUDA runtime failed: unknown error (cudaErrorUnknown)");
 }
 
 TEST_F(RealPlugIn, ExportsItsEntryAloneAndCarriesItsRuntime) {
