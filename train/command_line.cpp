@@ -37,6 +37,16 @@ struct Overrides {
   }
 };
 
+// CLI11's own checks name the largest double as the other end of the range.
+CLI::Validator number(bool zero_allowed) {
+  const auto check = [zero_allowed](std::string& text) {
+    double value = 0;
+    const bool good = CLI::detail::lexical_cast(text, value) && (value > 0 || (zero_allowed && value == 0));
+    return good ? std::string() : fmt::format("{} is not a number {} 0", text, zero_allowed ? ">=" : ">");
+  };
+  return CLI::Validator(check, "");
+}
+
 void add_set(CLI::App& command, Overrides& o) {
   command.add_option("--set", o.set, "Give a key of the configuration another value; repeatable")
       ->type_name("KEY=VALUE")
@@ -68,7 +78,7 @@ CLI::Option* add_config(CLI::App& command, std::string& config) {
 template <class T>
 CLI::Option* add_count(CLI::App& command, const char* name, T& field, const char* meaning) {
   return command.add_option(name, field, meaning)
-      ->check(CLI::PositiveNumber)
+      ->check(number(false))
       ->type_name("N")
       ->capture_default_str();
 }
@@ -139,11 +149,11 @@ void add_sample(CLI::App& app, Run& run) {
       ->type_name("TEXT");
   add_count(*command, "--tokens", request->tokens, "To be generated");
   command->add_option("--temperature", request->temperature, "0: always the likeliest token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(true))
       ->type_name("T")
       ->capture_default_str();
   command->add_option("--top-k", request->top_k, "Choose among the k likeliest; 0: among all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(true))
       ->type_name("K")
       ->capture_default_str();
   command->add_option("--seed", request->seed, "The same seed gives the same text")
@@ -254,7 +264,7 @@ void add_plot(CLI::App& app, Run& run) {
   command
       ->add_option("--target", request->target,
                    "Validation loss: when did each run reach it? Without it the runs' train.target")
-      ->check(CLI::PositiveNumber)
+      ->check(number(false))
       ->type_name("LOSS");
   add_plot_looks(*command, *request, out);
   command->footer(
@@ -350,7 +360,7 @@ void add_data_readers(CLI::App& data, Run& run) {
   const auto request = std::make_shared<DataDecodeRequest>();
   decode->add_option("shard", request->shard, "A token shard")->type_name("FILE")->required();
   decode->add_option("--from", request->from, "First token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(true))
       ->type_name("N")
       ->capture_default_str();
   add_count(*decode, "--count", request->count, "How many tokens");

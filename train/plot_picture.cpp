@@ -173,7 +173,11 @@ std::string picture_script(std::span<const RunCurves> runs, const PicturePlot& o
 
 void plot_picture(std::span<const RunCurves> runs, const PicturePlot& options, const std::string& out) {
   const std::string writing = out + ".writing";
-  const Outcome outcome = run_gnuplot(picture_script(runs, options, terminal_for(out, options), writing));
+  const std::string script = picture_script(runs, options, terminal_for(out, options), writing);
+  // Tried here: gnuplot's words about a directory that is missing fill a screen.
+  const Descriptor file(::open(writing.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
+  if (file.get() < 0) throw RequestError(fmt::format("{} cannot be written: {}", out, std::strerror(errno)));
+  const Outcome outcome = run_gnuplot(script);
   if (outcome.code != 0 || ::access(writing.c_str(), R_OK) != 0) {
     std::remove(writing.c_str());
     throw Error(fmt::format("gnuplot could not draw {}: {}", out, outcome.words));

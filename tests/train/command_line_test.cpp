@@ -72,7 +72,8 @@ TEST(CommandLine, AWrongRequestIsOneSentenceAndTwo) {
   refused("plan gpt2-125m", "did you mean \"gpt2-124m\"?");
   refused("plan", "plan needs a configuration");
   refused("eval", "eval needs a configuration or --checkpoint");
-  refused("sample --checkpoint x --tokens -3", "--tokens");
+  refused("sample --checkpoint x --tokens -3", "--tokens: -3 is not a number > 0");
+  refused("sample --checkpoint x --temperature -1", "--temperature: -1 is not a number >= 0");
   refused("plan " + kPreset + " --device tpu", "--device");
   refused(
       "plan " + kPreset + " --set optimizer.0.learning_rate=1",
@@ -135,6 +136,10 @@ TEST(CommandLine, PlotDrawsPictures) {
   const Outcome drawn = spectrain("plot " + validated_run(scratch, "first", 4) +
                                   "--log-x --title 'A title' --out '" + out + "'");
   ASSERT_EQ(drawn.code, 0) << drawn.text;
+  const Outcome nowhere =
+      spectrain("plot " + validated_run(scratch, "second", 3) + "--out /no-such-place/a.svg");
+  EXPECT_EQ(nowhere.code, 2);
+  EXPECT_EQ(nowhere.text, "spectrain: /no-such-place/a.svg cannot be written: No such file or directory\n");
   std::ifstream file(out);
   EXPECT_THAT(std::string(std::istreambuf_iterator<char>(file), {}), HasSubstr("A title"));
 }
