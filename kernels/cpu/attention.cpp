@@ -62,13 +62,8 @@ AttentionArgs arguments(const HeadLayout& l, double scale, const Tensor& qkv, co
 template <class Task>
 void run_tasks(int threads, std::int64_t tasks, float* scratch, std::int64_t scratch_floats,
                const Task& task) {
-  const int team = static_cast<int>(std::min<std::int64_t>(threads, tasks));
-#pragma omp parallel num_threads(team) if (team > 1)
-  {
-    float* mine = scratch + omp_get_thread_num() * scratch_floats;
-#pragma omp for schedule(dynamic, 1)
-    for (std::int64_t i = 0; i < tasks; ++i) task(i, mine);
-  }
+  parallel_tasks(threads, tasks,
+                 [&](std::int64_t i, int thread) { task(i, scratch + thread * scratch_floats); });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/activation.h"
 #include "kernels/cpu/matrix_state.h"
+#include "kernels/cpu/parallel.h"
 
 // The products of linear layers with prepared weights, and their gradients.
 
@@ -129,13 +130,12 @@ void CpuBackend::bias_gradient(const Tensor& dy, const Tensor& db, bool accumula
   const GemmKernels& kernels = matrices().kernels_for(DType::f32);
   const std::int64_t strips = ceil_div(n, 64);
   const int team = r * n < 32768 ? 1 : threads_;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (std::int64_t strip = 0; strip < strips; ++strip) {
+  parallel_tasks(team, strips, [&](std::int64_t strip, int) {
     const std::int64_t first = strip * 64, count = std::min<std::int64_t>(64, n - first);
     float sums[64];
     kernels.column_sums(source, r, first, count, sums);
     for (std::int64_t j = 0; j < count; ++j) out[first + j] = accumulate ? out[first + j] + sums[j] : sums[j];
-  }
+  });
 }
 
 }  // namespace spectrain

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/matrix_state.h"
+#include "kernels/cpu/parallel.h"
 
 // Weights in the layouts the products read, and the products that go through oneDNN.
 
@@ -67,13 +68,12 @@ void CpuBackend::Matrices::pack(const Tensor& master, Prepared& matrix) {
   const std::int64_t forward_panels = ceil_div(n, kernels.cols);
   const std::int64_t panels = forward_panels + (matrix.backward ? ceil_div(k, kernels.cols) : 0);
   const int team = n * k < 32768 ? 1 : backend_.threads();
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (std::int64_t i = 0; i < panels; ++i) {
+  parallel_tasks(team, panels, [&](std::int64_t i, int) {
     if (i < forward_panels)
       kernels.pack(forward, n, k, i, i + 1, matrix.forward->data());
     else
       kernels.pack(backward, k, n, i - forward_panels, i - forward_panels + 1, matrix.backward->data());
-  }
+  });
 }
 
 void* CpuBackend::Matrices::grown(std::unique_ptr<Buffer>& buffer, std::size_t bytes) {

@@ -1,8 +1,7 @@
-#include <omp.h>
-
 #include <algorithm>
 
 #include "kernels/cpu/matrix_state.h"
+#include "kernels/cpu/parallel.h"
 
 // Cutting a product into tasks for the threads, and running them.
 
@@ -109,17 +108,16 @@ void CpuBackend::Matrices::multiply(const GemmProblem& p, DType compute, const R
   const GemmKernels& kernels = kernels_for(compute);
   const GemmPlan cut = plan(p, kernels, backend_.threads(), false);
   const std::int64_t tasks = cut.blocks_m * cut.blocks_n, size = p.c_bf16 ? 2 : 4;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cut.team) if (cut.team > 1)
-  for (std::int64_t task = 0; task < tasks; ++task) {
+  parallel_tasks(cut.team, tasks, [&](std::int64_t task, int thread) {
     const GemmBlock block = block_of(p, cut, task);
-    kernels.block(p, block, cut.kc, scratch_of(omp_get_thread_num()));
-    if (!pass.run) continue;
+    kernels.block(p, block, cut.kc, scratch_of(thread));
+    if (!pass.run) return;
     for (std::int64_t i = block.m0; i < block.m1; ++i) {
       const std::int64_t at = (i * p.ldc + block.n0) * size;
       pass.run(static_cast<const std::byte*>(p.c) + at, static_cast<std::byte*>(pass.to) + at,
                block.n1 - block.n0);
     }
-  }
+  });
 }
 
 void CpuBackend::Matrices::multiply_symmetric(const GemmProblem& p, DType compute) {
@@ -130,13 +128,12 @@ void CpuBackend::Matrices::multiply_symmetric(const GemmProblem& p, DType comput
   const std::int64_t side = cut.blocks_m;
   // Blocks on and below the diagonal, row by row. A block's mirror image is no other block's output, so no
   // task waits for another.
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cut.team) if (cut.team > 1)
-  for (std::int64_t task = 0; task < side * side; ++task) {
+  parallel_tasks(cut.team, side * side, [&](std::int64_t task, int thread) {
     const GemmBlock block = block_of(p, cut, task);
-    if (block.n0 > block.m0) continue;
-    kernels.block(p, block, cut.kc, scratch_of(omp_get_thread_num()));
+    if (block.n0 > block.m0) return;
+    kernels.block(p, block, cut.kc, scratch_of(thread));
     kernels.mirror(p, block);
-  }
+  });
 }
 
 void CpuBackend::Matrices::mirror(const Tensor& c) {
@@ -144,11 +141,10 @@ void CpuBackend::Matrices::mirror(const Tensor& c) {
   p.m = p.n = c.rows();
   p.c = c.data, p.c_bf16 = c.dtype == DType::bf16, p.ldc = c.cols();
   const std::int64_t strips = ceil_div(p.m, kSymmetricBlock);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(backend_.threads())
-  for (std::int64_t i = 0; i < strips; ++i) {
+  parallel_tasks(backend_.threads(), strips, [&](std::int64_t i, int) {
     const std::int64_t m1 = std::min(p.m, (i + 1) * kSymmetricBlock);
     kernels_for(c.dtype).mirror(p, {i * kSymmetricBlock, m1, 0, m1});
-  }
+  });
 }
 
 }  // namespace spectrain
