@@ -16,7 +16,7 @@ namespace spectrain {
 namespace {
 
 constexpr int kKills = 55;
-constexpr std::int64_t kSteps = 4000;  // more than all the lives together reach
+constexpr std::int64_t kSteps = 100000;  // more than all the lives together reach
 
 using Clock = std::chrono::steady_clock;
 

