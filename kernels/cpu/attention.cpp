@@ -29,16 +29,18 @@ std::int64_t backward_all_scratch(const HeadLayout& l) {
 void check(const HeadLayout& l, const Tensor& qkv, const Tensor& out, const Tensor& lse, bool may_lack_lse,
            std::string_view kernel) {
   require(l.head_dim >= 1 && l.head_dim <= kLargestHeadDim, kernel,
-          fmt::format("head_dim is {}, the CPU takes 1 to {}", l.head_dim, kLargestHeadDim));
+          [&] { return fmt::format("head_dim is {}, the CPU takes 1 to {}", l.head_dim, kLargestHeadDim); });
   require(l.heads >= 1 && l.kv_heads >= 1 && l.heads % l.kv_heads == 0, kernel,
-          fmt::format("{} query heads cannot share {} key/value heads", l.heads, l.kv_heads));
+          [&] { return fmt::format("{} query heads cannot share {} key/value heads", l.heads, l.kv_heads); });
   require_compute(qkv, kernel, "qkv");
-  require(qkv.numel() == l.rows() * l.packed(), kernel,
-          fmt::format("qkv {} is not [batch * context, packed] = [{}, {}]", qkv.shape.str(), l.rows(),
-                      l.packed()));
-  require(out.dtype == qkv.dtype && out.numel() == l.rows() * l.width(), kernel,
-          fmt::format("out {} {} is not {} [batch * context, width] = [{}, {}]", name_of(out.dtype),
-                      out.shape.str(), name_of(qkv.dtype), l.rows(), l.width()));
+  require(qkv.numel() == l.rows() * l.packed(), kernel, [&] {
+    return fmt::format("qkv {} is not [batch * context, packed] = [{}, {}]", qkv.shape.str(), l.rows(),
+                       l.packed());
+  });
+  require(out.dtype == qkv.dtype && out.numel() == l.rows() * l.width(), kernel, [&] {
+    return fmt::format("out {} {} is not {} [batch * context, width] = [{}, {}]", name_of(out.dtype),
+                       out.shape.str(), name_of(qkv.dtype), l.rows(), l.width());
+  });
   require_vector(lse, DType::f32, l.batch * l.heads * l.context, may_lack_lse, kernel, "lse");
 }
 
@@ -68,13 +70,13 @@ void run_tasks(int threads, std::int64_t tasks, float* scratch, std::int64_t scr
 
 }  // namespace
 
-float* CpuBackend::attention_scratch(std::int64_t floats) {
+float* CpuBackend::scratch(std::int64_t floats) {
   const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
-  if (!attention_scratch_ || attention_scratch_->bytes() < bytes) {
-    attention_scratch_.reset();  // first, so that the old and the new need not fit together
-    attention_scratch_ = allocate(bytes, "attention scratch");
+  if (!scratch_ || scratch_->bytes() < bytes) {
+    scratch_.reset();  // first, so that the old and the new need not fit together
+    scratch_ = allocate(bytes, "scratch");
   }
-  return static_cast<float*>(attention_scratch_->data());
+  return static_cast<float*>(scratch_->data());
 }
 
 void CpuBackend::attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
@@ -89,12 +91,10 @@ void CpuBackend::attention(const HeadLayout& layout, double scale, const Tensor&
   while (together > 1 && heads * ((blocks + together - 1) / together) < 4 * threads_) together /= 2;
   const std::int64_t parts = (blocks + together - 1) / together;
   const std::int64_t floats = forward_scratch(layout, together);
-  run_tasks(threads_, heads * parts, attention_scratch(threads_ * floats), floats,
-            [&](std::int64_t i, float* scratch) {
-              const std::int64_t head = i % heads, last = blocks - i / heads * together;
-              forward(a, head / a.heads, head % a.heads, std::max<std::int64_t>(0, last - together), last,
-                      scratch);
-            });
+  run_tasks(threads_, heads * parts, scratch(threads_ * floats), floats, [&](std::int64_t i, float* scratch) {
+    const std::int64_t head = i % heads, last = blocks - i / heads * together;
+    forward(a, head / a.heads, head % a.heads, std::max<std::int64_t>(0, last - together), last, scratch);
+  });
 }
 
 void CpuBackend::attention_backward(const HeadLayout& layout, double scale, const Tensor& dout,
@@ -112,7 +112,7 @@ void CpuBackend::attention_backward(const HeadLayout& layout, double scale, cons
   const bool whole = 5 * rounds * threads_ <= 7 * kv_heads || threads_ == 1;
   const std::int64_t floats = whole ? backward_all_scratch(layout) : backward_scratch(layout);
   const std::int64_t deltas = (heads * layout.context + 15) / 16 * 16;
-  float* memory = attention_scratch(deltas + threads_ * floats);
+  float* memory = scratch(deltas + threads_ * floats);
   AttentionArgs a = arguments(layout, scale, qkv, out, lse);
   a.dout = dout.data;
   a.delta = memory;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <string_view>
 
 #include "kernels/tensor.h"
@@ -10,6 +11,11 @@
 namespace spectrain {
 
 void require(bool ok, std::string_view kernel, std::string_view what);
+// A message with numbers in it is made only when it is needed: a replayed step allocates nothing.
+template <std::invocable Message>
+void require(bool ok, std::string_view kernel, const Message& message) {
+  if (!ok) require(false, kernel, std::string_view(message()));
+}
 // f32 or bf16 with memory behind it.
 void require_compute(const Tensor& t, std::string_view kernel, std::string_view name);
 void require_same(const Tensor& a, const Tensor& b, std::string_view kernel,

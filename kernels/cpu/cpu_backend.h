@@ -102,8 +102,8 @@ class CpuBackend final : public Backend {
   std::atomic<std::size_t> allocated_{0};
   std::unique_ptr<Matrices> matrices_;
 
-  float* attention_scratch(std::int64_t floats);  // at least so many, kept from call to call
-  std::unique_ptr<Buffer> attention_scratch_;
+  float* scratch(std::int64_t floats);  // at least so many, kept from call to call
+  std::unique_ptr<Buffer> scratch_;
 };
 
 }  // namespace spectrain

@@ -17,18 +17,21 @@ void CpuBackend::cross_entropy(const Tensor& logits, const Tensor& targets, std:
   require_vector(targets, DType::i32, R, R == 0, kernel, "targets");
   require_vector(losses, DType::f32, R, R == 0, kernel, "losses");
   require(vocab >= 1 && vocab <= columns, kernel,
-          fmt::format("vocab {} does not fit logits {}", vocab, logits.shape.str()));
+          [&] { return fmt::format("vocab {} does not fit logits {}", vocab, logits.shape.str()); });
   if (dlogits) {
     require_compute(dlogits, kernel, "dlogits");
-    require(dlogits.numel() == logits.numel(), kernel,
-            fmt::format("dlogits {} and logits {} differ", dlogits.shape.str(), logits.shape.str()));
+    require(dlogits.numel() == logits.numel(), kernel, [&] {
+      return fmt::format("dlogits {} and logits {} differ", dlogits.shape.str(), logits.shape.str());
+    });
   }
-  require(cap.kind == Softcap::Kind::none || cap.cap > 0, kernel, fmt::format("a softcap of {}", cap.cap));
+  require(cap.kind == Softcap::Kind::none || cap.cap > 0, kernel,
+          [&] { return fmt::format("a softcap of {}", cap.cap); });
   require(cap.kind != Softcap::Kind::sigmoid || cap.divisor != 0, kernel, "a softcap with divisor 0");
   const std::int32_t* t = R > 0 ? targets.as<std::int32_t>() : nullptr;
   for (std::int64_t r = 0; r < R; ++r)
-    require(t[r] >= -1 && t[r] < vocab, kernel,
-            fmt::format("the target of row {} is {}, the vocabulary has {} tokens", r, t[r], vocab));
+    require(t[r] >= -1 && t[r] < vocab, kernel, [&] {
+      return fmt::format("the target of row {} is {}, the vocabulary has {} tokens", r, t[r], vocab);
+    });
   if (R == 0) return;
 
   CrossEntropyArgs a{};

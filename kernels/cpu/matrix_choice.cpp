@@ -19,18 +19,18 @@ MatrixMachine matrix_machine(bool use_onednn) {
   return machine;
 }
 
-MatrixEngine choose_engine(const MatrixMachine& machine, Product product, DType compute) {
+MatrixEngine choose_engine(const MatrixMachine& machine, Product /*product*/, DType compute) {
   if (!machine.onednn) return MatrixEngine::own;
   if (forced) return *forced;
   // AMX tiles multiply bf16 several times faster than any vector instruction, and only oneDNN has them.
-  if (compute == DType::bf16) return machine.amx_bf16 ? MatrixEngine::onednn : MatrixEngine::own;
-  // Shares of the register-only peak on Zen 4, two busy cores, 4096 rows, own kernels against oneDNN:
+  if (compute == DType::bf16 && machine.amx_bf16) return MatrixEngine::onednn;
+  // Everywhere else the own kernels. Shares of the register-only peak on Zen 4, two busy cores, 4096 rows,
+  // own against oneDNN:
   //   prepared  f32 0.83-0.88 : 0.92-0.93   bf16 0.84-0.88 : 0.88-0.95
   //   weight    f32 0.79      : 0.89-0.91   bf16 0.77      : 0.73-0.75
-  // Prepared weights stay with the own kernels all the same: oneDNN takes up to twice as long to pack them
-  // after every step, cuts its work in equal parts that wait for the slowest core, and leaves activations to
-  // a second pass.
-  if (machine.isa >= Isa::avx512 && product != Product::prepared) return MatrixEngine::onednn;
+  // oneDNN takes up to twice as long to pack the weights after every step, cuts its work in equal parts that
+  // wait for the slowest core, and leaves activations to a second pass. Its sgemm, which the float32 weight
+  // figures are of, is not used: a training run under heavy load once ended inside it with a corrupted heap.
   return MatrixEngine::own;
 }
 

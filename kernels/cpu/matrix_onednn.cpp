@@ -88,14 +88,6 @@ bool OnednnProducts::built_in() { return true; }
 bool OnednnProducts::amx_bf16() { return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx; }
 
 void OnednnProducts::multiply(const OnednnProduct& p) {
-  if (p.a.dtype == DType::f32 && !p.packed_b && !p.bias) {
-    // Row-major sgemm; faster than the matmul primitive where nothing is packed, and takes alpha and beta.
-    const auto status = dnnl::sgemm(p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m, p.n, p.k,
-                                    p.alpha, p.a.as<float>(), p.transpose_a ? p.m : p.k, p.b.as<float>(),
-                                    p.transpose_b ? p.k : p.n, p.beta, p.c.as<float>(), p.n);
-    if (status != dnnl::status::success) throw std::logic_error("oneDNN's sgemm refused a product");
-    return;
-  }
   Primitive& primitive = state_->primitive(p);
   const auto& d = primitive.description;
   void* b = p.packed_b ? const_cast<void*>(p.packed_b) : p.b.data;  // only read

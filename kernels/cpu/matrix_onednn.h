@@ -12,8 +12,8 @@
 namespace spectrain {
 
 // c[m,n] = alpha op(a) . op(b) + beta c + bias. op(a) [m,k], op(b) [k,n]; a transposed operand is stored the
-// other way round, row-major. b may be packed weights (pack_weights()). alpha, beta: any for float32; for
-// bf16 alpha is 1 and beta 0 or 1.
+// other way round, row-major. b may be packed weights (pack_weights()). alpha is 1 and beta 0 or 1:
+// CpuBackend::Matrices::multiply_onednn sees to other factors.
 struct OnednnProduct {
   std::int64_t m = 0, n = 0, k = 0;
   Tensor a, b;

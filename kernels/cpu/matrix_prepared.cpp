@@ -96,8 +96,8 @@ void CpuBackend::Matrices::multiply_onednn(OnednnProduct p, DType compute) {
   if (p.m == 0 || p.n == 0) return;
   p.a = in_dtype(p.a, compute, copy_a_);
   p.b = in_dtype(p.b, compute, copy_b_);
-  if (compute == DType::f32 || (p.alpha == 1 && (p.beta == 0 || p.beta == 1))) return onednn_.multiply(p);
-  // oneDNN's bf16 products take factors as constants of the primitive, and an optimizer has too many of them.
+  if (p.alpha == 1 && (p.beta == 0 || p.beta == 1)) return onednn_.multiply(p);
+  // oneDNN's products take factors as constants of the primitive, and an optimizer has too many of them.
   const Tensor c = p.c;
   const float alpha = p.alpha, beta = p.beta;
   p.c = Tensor(grown(sums_, static_cast<std::size_t>(c.numel()) * 4), DType::f32, c.shape);

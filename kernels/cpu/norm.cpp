@@ -1,6 +1,6 @@
 #include "kernels/cpu/isa/norm.h"
 
-#include <vector>
+#include <span>
 
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -44,7 +44,7 @@ void forward(int threads, const char* kernel, NormKind kind, const Tensor& a, co
 }
 
 // Adds the teams' shares in the order of the threads: the same bits for the same number of threads.
-void gather(const std::vector<float>& shares, std::size_t first, std::size_t stride, const Tensor& out,
+void gather(std::span<const float> shares, std::size_t first, std::size_t stride, const Tensor& out,
             bool accumulate) {
   if (!out) return;
   float* result = out.as<float>();
@@ -99,15 +99,17 @@ void CpuBackend::norm_backward(NormKind kind, const Tensor& dy, const Tensor& x,
   const bool parameters = dgain || dbias;
   const std::int64_t ranges = std::max<std::int64_t>(1, std::min<std::int64_t>(threads_, R / row_grain(C)));
   const auto stride = static_cast<std::size_t>((2 * C + 15) / 16 * 16);
-  std::vector<float> shares(parameters ? static_cast<std::size_t>(ranges) * stride : 0);
+  float* shares = parameters ? scratch(ranges * static_cast<std::int64_t>(stride)) : nullptr;
   parallel_ranges(static_cast<int>(ranges), ranges, 1, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      float* share = parameters ? shares.data() + static_cast<std::size_t>(i) * stride : nullptr;
+      float* share = parameters ? shares + static_cast<std::size_t>(i) * stride : nullptr;
+      if (share) std::fill_n(share, stride, 0.0f);
       rows(p, share, share ? share + C : nullptr, R * i / ranges, R * (i + 1) / ranges);
     }
   });
-  gather(shares, 0, stride, dgain, accumulate_parameters);
-  gather(shares, static_cast<std::size_t>(C), stride, dbias, accumulate_parameters);
+  const std::span<const float> all(shares, shares ? static_cast<std::size_t>(ranges) * stride : 0);
+  gather(all, 0, stride, dgain, accumulate_parameters);
+  gather(all, static_cast<std::size_t>(C), stride, dbias, accumulate_parameters);
 }
 
 }  // namespace spectrain

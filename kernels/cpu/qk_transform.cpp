@@ -11,17 +11,19 @@ namespace {
 
 void check(const HeadLayout& layout, const QkTransform& t, const Tensor& x, const Tensor& y,
            const Tensor& rstd, std::string_view kernel) {
-  require(layout.head_dim >= 1 && layout.head_dim <= kLargestHead, kernel,
-          fmt::format("head_dim is {}, the CPU takes 1 to {}", layout.head_dim, kLargestHead));
+  require(layout.head_dim >= 1 && layout.head_dim <= kLargestHead, kernel, [&] {
+    return fmt::format("head_dim is {}, the CPU takes 1 to {}", layout.head_dim, kLargestHead);
+  });
   require_compute(x, kernel, "the input");
   require_same(x, y, kernel, "input and output");
-  require(x.numel() == layout.rows() * layout.packed(), kernel,
-          fmt::format("{} is not [batch * context, packed] = [{}, {}]", x.shape.str(), layout.rows(),
-                      layout.packed()));
+  require(x.numel() == layout.rows() * layout.packed(), kernel, [&] {
+    return fmt::format("{} is not [batch * context, packed] = [{}, {}]", x.shape.str(), layout.rows(),
+                       layout.packed());
+  });
   require_vector(rstd, DType::f32, layout.rows() * (layout.heads + layout.kv_heads), !t.norm, kernel, "rstd");
   if (!t.cos && !t.sin) return;
   require(layout.head_dim % 2 == 0, kernel,
-          fmt::format("head_dim {} is odd, a rotation needs pairs", layout.head_dim));
+          [&] { return fmt::format("head_dim {} is odd, a rotation needs pairs", layout.head_dim); });
   require_vector(t.cos, DType::f32, layout.context * (layout.head_dim / 2), false, kernel, "cos");
   require_vector(t.sin, DType::f32, layout.context * (layout.head_dim / 2), false, kernel, "sin");
   require(t.sign == 1 || t.sign == -1, kernel, "the sign of the rotation must be 1 or -1");
