@@ -43,6 +43,10 @@ Trainer::Trainer(const TrainRequest& request)
   optimizer_ = std::make_unique<Optimizer>(*backend_, session_->parameters().views(), config_.optimizer);
   session_->evaluation();  // all memory is taken now, not an hour into the run
   session_->parameters().initialize(config_.run.seed);
+  const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
+  tokens_.resize(micro_tokens);
+  targets_.resize(micro_tokens);
+  try_data();
   // Before the directory takes the new configuration: a checkpoint of another model is refused, and the run
   // stays as it was.
   if (request.resume) load_newest_checkpoint(fmt::format("{}/{}", config_.run.directory, config_.run.name));
@@ -55,9 +59,14 @@ Trainer::Trainer(const TrainRequest& request)
   if (!directory_->set_aside_to().empty()) fmt::print("the old run is now {}\n", directory_->set_aside_to());
   peak_ = measure_peak(*backend_, config_.compute.precision);
   begin_metrics();
-  const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
-  tokens_.resize(micro_tokens);
-  targets_.resize(micro_tokens);
+}
+
+// Token ids that the vocabulary does not have, where the first sequences show them: shards of another
+// tokenizer are refused before the run has a directory.
+void Trainer::try_data() {
+  const auto context = static_cast<std::size_t>(config_.batch.context);
+  data_->read(0, 0, session_->micro_batch(), tokens_, targets_);
+  validation_->read(0, 0, 1, std::span(tokens_).first(context), std::span(targets_).first(context));
 }
 
 std::vector<StateTensor> Trainer::model_state() const {

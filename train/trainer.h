@@ -37,6 +37,7 @@ class Trainer {
   void skip(std::int64_t step);  // a step whose gradient was not finite; Error when it is one too many
   void save(std::int64_t step);  // Error when a weight or the optimizer's state is not finite
   void load_newest_checkpoint(const std::string& run_directory);
+  void try_data();
   void begin_metrics();
   void print_start() const;
   void print_end(std::int64_t step) const;
