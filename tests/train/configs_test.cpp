@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -8,6 +7,7 @@
 
 #include "train/config.h"
 #include "train/config_keys.h"
+#include "train/suggestion.h"
 
 // The files of configs/: each loads, means what it says, and README.md lists every key as the parser knows
 // it.
@@ -22,9 +22,9 @@ struct TypeText {
   std::string operator()(const double*) const { return "number"; }
   std::string operator()(const std::string*) const { return "text"; }
   std::string operator()(const std::vector<std::string>*) const { return "text or list of texts"; }
-  std::string operator()(const Choice& c) const { return fmt::format("{}", fmt::join(c.words, ", ")); }
+  std::string operator()(const Choice& c) const { return listed(c.words); }
   std::string operator()(const Choices& c) const {
-    return fmt::format("one or a list of {}", fmt::join(c.words, ", "));
+    return fmt::format("one or a list of {}", listed(c.words));
   }
   std::string operator()(const Tuple& t) const { return fmt::format("{} numbers", t.fields.size()); }
   template <class T>
@@ -40,9 +40,9 @@ struct DefaultText {
   std::string operator()(const Choice& c) const { return c.words[c.get()]; }
   std::string operator()(const Choices&) const { return ""; }
   std::string operator()(const Tuple& t) const {
-    std::vector<double> numbers;
-    for (const double* x : t.fields) numbers.push_back(*x);
-    return fmt::format("[{}]", fmt::join(numbers, ", "));
+    std::vector<std::string> numbers;
+    for (const double* x : t.fields) numbers.push_back(fmt::format("{}", *x));
+    return fmt::format("[{}]", listed(numbers));
   }
   template <class T>
   std::string operator()(const T* x) const {
