@@ -19,7 +19,7 @@ MatrixMachine matrix_machine(bool use_onednn) {
   return machine;
 }
 
-MatrixEngine choose_engine(const MatrixMachine& machine, Product /*product*/, DType compute) {
+MatrixEngine choose_engine(const MatrixMachine& machine, DType compute) {
   if (!machine.onednn) return MatrixEngine::own;
   if (forced) return *forced;
   // AMX tiles multiply bf16 several times faster than any vector instruction, and only oneDNN has them.

@@ -11,12 +11,6 @@ namespace spectrain {
 
 enum class MatrixEngine : std::uint8_t { own, onednn };
 
-enum class Product : std::uint8_t {
-  prepared,   // x . W^T and dy . W with packed weights
-  weight,     // dy^T . x: both operands new at every call
-  optimizer,  // matmul()
-};
-
 struct MatrixMachine {
   Isa isa = Isa::baseline;  // the best instruction set the own kernels may use
   bool onednn = false;      // oneDNN is built in and allowed
@@ -25,7 +19,7 @@ struct MatrixMachine {
 MatrixMachine matrix_machine(bool use_onednn);
 
 // The choice, with the measurements behind it.
-MatrixEngine choose_engine(const MatrixMachine& machine, Product product, DType compute);
+MatrixEngine choose_engine(const MatrixMachine& machine, DType compute);
 
 // For tests and benchmarks, before a backend is made: everything that can be computed by `engine` is,
 // whatever was measured; forget_forced_engine() goes back to the choice above.

@@ -103,7 +103,7 @@ void CpuBackend::linear_backward_weight(const Tensor& dy, const Tensor& x, const
   require_shape(dw, n, k, "linear_backward_weight", "dw");
   require(dw.dtype == DType::f32, "linear_backward_weight", "dw is not f32");
   const DType compute = x.dtype;
-  if (matrices().engine(Product::weight, compute) == MatrixEngine::onednn) {
+  if (matrices().engine(compute) == MatrixEngine::onednn) {
     OnednnProduct p;
     p.m = n, p.n = k, p.k = r;
     p.a = dy, p.transpose_a = true;

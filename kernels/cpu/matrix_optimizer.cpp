@@ -23,7 +23,7 @@ void CpuBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
                                        transpose_a ? "^T" : "", b.shape.str(), transpose_b ? "^T" : "",
                                        c.shape.str()));
   const bool bf16 = a.dtype == DType::bf16;
-  if (matrices().engine(Product::optimizer, a.dtype) == MatrixEngine::onednn) {
+  if (matrices().engine(a.dtype) == MatrixEngine::onednn) {
     OnednnProduct p;
     p.m = m, p.n = n, p.k = k;
     p.a = a, p.transpose_a = transpose_a;
@@ -56,7 +56,7 @@ void CpuBackend::symmetric_product(const Tensor& a, float alpha, const Tensor& d
   const bool bf16 = a.dtype == DType::bf16;
   const Tensor addend = beta != 0 ? d : Tensor();
   // Half the work with own kernels, unless the other kernels are several times as fast.
-  if (bf16 && matrices().engine(Product::optimizer, a.dtype) == MatrixEngine::onednn) {
+  if (bf16 && matrices().engine(a.dtype) == MatrixEngine::onednn) {
     OnednnProduct p;
     p.m = m, p.n = m, p.k = k;
     p.a = p.b = a, p.transpose_b = true;

@@ -25,7 +25,7 @@ std::unique_ptr<PreparedMatrix> CpuBackend::prepare(const Tensor& master, DType 
   auto matrix = std::make_unique<Matrices::Prepared>(n, k);
   const MatrixMachine& machine = matrices().machine();
   matrix->compute = compute;
-  matrix->engine = choose_engine(machine, Product::prepared, compute);
+  matrix->engine = choose_engine(machine, compute);
   const std::string name = fmt::format("a prepared matrix {}", master.shape.str());
   matrix->forward = allocate(Matrices::layout_bytes(machine, k, n, compute), name);
   if (backward) matrix->backward = allocate(Matrices::layout_bytes(machine, n, k, compute), name);
@@ -49,7 +49,7 @@ void CpuBackend::refresh(PreparedMatrix& w, const Tensor& master) {
 
 std::size_t CpuBackend::Matrices::layout_bytes(const MatrixMachine& machine, std::int64_t k, std::int64_t n,
                                                DType compute) {
-  if (choose_engine(machine, Product::prepared, compute) == MatrixEngine::onednn)
+  if (choose_engine(machine, compute) == MatrixEngine::onednn)
     return OnednnProducts::packed_bytes(k, n, compute);
   const GemmKernels& kernels = kernels_for(machine.isa, compute);
   return static_cast<std::size_t>(ceil_div(n, kernels.cols) * kernels.cols * ceil_div(k, kernels.k_step)) * 4;

@@ -34,9 +34,7 @@ struct CpuBackend::Matrices {
   static std::size_t layout_bytes(const MatrixMachine& machine, std::int64_t k, std::int64_t n,
                                   DType compute);
   void pack(const Tensor& master, Prepared& matrix);
-  MatrixEngine engine(Product product, DType compute) const {
-    return choose_engine(machine_, product, compute);
-  }
+  MatrixEngine engine(DType compute) const { return choose_engine(machine_, compute); }
   const MatrixMachine& machine() const { return machine_; }
 
   // The kernels that multiply operands of this dtype: bf16 pairs where the CPU multiplies them, else float32.

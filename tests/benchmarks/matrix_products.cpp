@@ -16,7 +16,7 @@
 
 // The matrix products of training, in GFLOP/s per core and as a share of what multiply-add instructions on
 // registers alone reach at the same moment (float32 FMA; bf16 dot products for bf16 where the CPU has them).
-// Three ways: `chosen` by choose_engine(), all by `own` kernels, all by `onednn`.
+// Three ways: `chosen` by choose_engine(), all by `own` kernels, all that oneDNN can do (bf16; float32 prepared products) by `onednn`.
 
 namespace spectrain::bench {
 namespace {
