@@ -56,6 +56,9 @@ class Collectives {
   virtual Event all_reduce(const Tensor& x, Reduce op, std::string_view what) = 0;  // in place, on every rank
   // from [ranks * n] -> to [n]: the sum over ranks of block `rank()`. `to` may be that block of `from`.
   virtual Event reduce_scatter(const Tensor& from, const Tensor& to, std::string_view what) = 0;
+  // from [n] -> to [n] on rank `root` only: the sum over ranks. Elsewhere `to` is not looked at. `to` may be
+  // `from`. (For blocks of unequal length: one call per root.)
+  virtual Event reduce(const Tensor& from, const Tensor& to, int root, std::string_view what) = 0;
   // from [n] -> to [ranks * n]: block r is rank r's. `from` may be block `rank()` of `to`.
   virtual Event all_gather(const Tensor& from, const Tensor& to, std::string_view what) = 0;
   virtual Event broadcast(const Tensor& x, int root, std::string_view what) = 0;
