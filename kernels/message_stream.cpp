@@ -249,7 +249,7 @@ void MessageCollectives::after_failure() {
   for (;;) {
     {
       const std::lock_guard lock(mutex_);
-      if (!reporter_ended_ && link_.control->reporter_ended()) {
+      if (!reporter_ended_ && (link_.control->reporter_ended() || link_.transport->ended(verdict.reporter))) {
         reporter_ended_ = true;
         changed_.notify_all();
       }
@@ -265,11 +265,13 @@ void MessageCollectives::after_failure() {
     fds_.clear();
     fds_.push_back({wake_fd_, POLLIN, 0});
     link_.control->add_to(fds_);
-    poll(fds_.data(), fds_.size(), 100);
+    poll(fds_.data(), fds_.size(), 20);
     take_wake();
     link_.control->turn();
   }
-  if (verdict.reporter == rank()) link_.control->abandon();
+  if (verdict.reporter != rank()) return;
+  link_.control->abandon();
+  link_.transport->abandon();
 }
 
 }  // namespace spectrain

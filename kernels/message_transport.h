@@ -34,6 +34,10 @@ class Transport {
   virtual bool progress() = 0;
   // The connection to that rank has ended; what was to come from there never will.
   virtual bool lost(int peer) const = 0;
+  // The process of that rank has ended, found out now, whatever is still to be read; where it can be known.
+  virtual bool ended(int) const { return false; }
+  // Leaves the connections to the end of the process, for the others to see when that is.
+  virtual void abandon() {}
   // Adds what becomes ready when progress() has something to do; false: nothing tells, ask again and again.
   virtual bool add_to(std::vector<pollfd>& fds) const = 0;
   // All ranks have finished.

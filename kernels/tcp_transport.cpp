@@ -91,6 +91,15 @@ class TcpTransport : public Transport {
 
   bool lost(int peer) const override { return peers_[static_cast<std::size_t>(peer)].lost; }
 
+  bool ended(int peer) const override {
+    pollfd p{peers_[static_cast<std::size_t>(peer)].socket.fd(), POLLRDHUP, 0};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+  }
+
+  void abandon() override {
+    for (Peer& p : peers_) p.socket.release();
+  }
+
   bool add_to(std::vector<pollfd>& fds) const override {
     for (const Peer& p : peers_) {
       // What nobody asked for yet stays in the connection and must not wake anybody.

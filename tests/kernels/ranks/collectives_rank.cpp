@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -127,6 +128,17 @@ class Rank {
     if (me_ == number_) std::this_thread::sleep_for(std::chrono::seconds(60));
     std::vector<float> x(10);
     c_.wait(c_.all_reduce(view(x), Reduce::sum, "losses"));
+  }
+
+  // Rank `number` stops or dies.
+  void stop() { ended_by(SIGSTOP); }
+  void die() { ended_by(SIGKILL); }
+  void ended_by(int signal) {
+    few();
+    if (me_ == number_) raise(signal);
+    std::vector<float> x(10);
+    c_.wait(c_.all_reduce(view(x), Reduce::sum, "losses"));
+    loop();
   }
 
   // Rank `number` has finished long before the others.
@@ -318,6 +330,8 @@ void run(const std::vector<std::string>& a) {
                                                                 {"early", &Rank::early},
                                                                 {"thrown", &Rank::thrown},
                                                                 {"mixed", &Rank::mixed},
+                                                                {"stop", &Rank::stop},
+                                                                {"die", &Rank::die},
                                                                 {"bench", &Rank::bench}};
   for (const auto& [name, scenario] : scenarios)
     if (a[5] == name) return (rank.*scenario)();
