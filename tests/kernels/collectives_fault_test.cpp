@@ -86,27 +86,32 @@ TEST(CollectivesFault, ARankKilledBeforeAllHaveComeEndsTheOthers) {
 }
 
 TEST(CollectivesFault, AStoppedRankEndsTheOthers) {
-  for (const int victim : {2, 0}) {
-    TcpJob job(3, 2, "loop");
-    ASSERT_TRUE(all_joined(job, 3));
+  TcpJob jobs[] = {{3, 2, "loop"}, {3, 2, "loop"}};
+  const int victims[] = {2, 0};
+  double stopped[2];
+  for (int k = 0; k < 2; ++k) {
+    ASSERT_TRUE(all_joined(jobs[k], 3));
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
-    job.signal(victim, SIGSTOP);
-    const double stopped = job.elapsed();
-    const auto ended = job.wait(15, victim);
+    jobs[k].signal(victims[k], SIGSTOP);
+    stopped[k] = jobs[k].elapsed();
+  }
+  for (int k = 0; k < 2; ++k) {
+    const int victim = victims[k];
+    const auto ended = jobs[k].wait(15, victim);
     expect_one_report(ended, victim, victim == 0 ? 1 : 0,
                       AllOf(StartsWith("rank " + std::to_string(victim) + " did not take part in "),
                             HasSubstr(" of "), HasSubstr(" within 2 s")));
     for (int r = 0; r < 3; ++r) {
-      const double seconds = ended[static_cast<std::size_t>(r)].seconds - stopped;
+      const double seconds = ended[static_cast<std::size_t>(r)].seconds - stopped[k];
       EXPECT_TRUE(r == victim || seconds < 9) << r << " took " << seconds << " s";
     }
   }
 }
 
 TEST(CollectivesFault, ARankThatDoesNotComeToAnOperationIsNamed) {
-  for (const int victim : {1, 0}) {
-    TcpJob job(4, 1, "hang", victim);
-    const auto ended = job.wait(20);
+  TcpJob jobs[] = {{4, 1, "hang", 0}, {4, 1, "hang", 1}};
+  for (const int victim : {0, 1}) {
+    const auto ended = jobs[victim].wait(20);
     // It hangs itself and is ended by its own stream, without a word.
     expect_one_report(
         ended, victim, victim == 0 ? 1 : 0,
