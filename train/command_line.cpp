@@ -83,13 +83,30 @@ CLI::Option* add_count(CLI::App& command, const char* name, T& field, const char
       ->capture_default_str();
 }
 
-void add_train(CLI::App& app, Run& run) {
+void add_processes(CLI::App& command, TrainRequest& request) {
+  CLI::Option* ranks =
+      command
+          .add_option("--ranks", request.ranks,
+                      "Processes on this machine's CPU, which share its cores (needs Open MPI)")
+          ->check(CLI::Range(1, 1024))
+          ->type_name("N")
+          ->group(kWhere);
+  command.add_option("--gpus", request.gpus, "Processes with one GPU each")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N")
+      ->excludes(ranks)
+      ->group(kWhere);
+}
+
+void add_train(CLI::App& app, Run& run, std::vector<std::string> arguments) {
   CLI::App* command = app.add_subcommand("train", "Train a model");
   const auto request = std::make_shared<TrainRequest>();
+  request->arguments = std::move(arguments);
   const auto overrides = std::make_shared<Overrides>();
   add_config(*command, request->config)->required();
   add_set(*command, *overrides);
   add_where(*command, *overrides);
+  add_processes(*command, *request);
   auto* resume =
       command->add_flag("--resume", request->resume, "Go on from the run's newest complete checkpoint");
   command->add_flag("--force", request->force, "Begin anew; a run of that name is kept as <name>.old-1, ...")
@@ -98,6 +115,7 @@ void add_train(CLI::App& app, Run& run) {
       "Ctrl-C finishes the step, saves a checkpoint and exits with 0.\n\nExamples:\n"
       "  spectrain train configs/quickstart.yaml\n"
       "  spectrain train configs/quickstart.yaml --set optimizer.0.lr=0.01 --set run.name=slower\n"
+      "  spectrain train configs/quickstart.yaml --ranks 2\n"
       "  spectrain train configs/quickstart.yaml --resume");
   command->callback([=, &run] {
     run = [=] {
@@ -418,7 +436,7 @@ int run_command_line(int argc, const char* const* argv) {
       "  spectrain plot runs/quickstart-muon runs/try\n"
       "  spectrain sample --checkpoint runs/try --prompt '#include <'");
   Run run;
-  add_train(app, run);
+  add_train(app, run, {argv + std::min(argc, 1), argv + argc});
   add_eval(app, run);
   add_sample(app, run);
   add_data(app, run);

@@ -19,6 +19,9 @@ struct TrainRequest {
   std::vector<std::string> overrides;
   bool resume = false;  // go on from the run directory's newest complete checkpoint
   bool force = false;   // an existing run directory is replaced
+  int ranks = 0;        // processes on this host, at most one of the two is not 0; 0: not given
+  int gpus = 0;         // likewise, with one GPU each
+  std::vector<std::string> arguments = {};  // of the program, as given: for the processes it starts
 };
 int run_train(const TrainRequest& request);
 

@@ -5,6 +5,8 @@
 namespace spectrain {
 namespace {
 
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
+
 volatile std::sig_atomic_t flag = 0;
 
 void on_signal(int signal) {
@@ -16,12 +18,10 @@ void on_signal(int signal) {
 
 InterruptGuard::InterruptGuard() {
   flag = 0;
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+  for (const int signal : kSignals) std::signal(signal, on_signal);
 }
 InterruptGuard::~InterruptGuard() {
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
 }
 bool InterruptGuard::raised() { return flag != 0; }
 

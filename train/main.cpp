@@ -3,11 +3,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <new>
-#include <stdexcept>
 
-#include "kernels/error.h"
+#include "kernels/collectives.h"
 #include "train/command_line.h"
+#include "train/failure.h"
 
 namespace {
 
@@ -31,9 +30,9 @@ void wait_passively(char** argv) {
   // Still here: the system does not allow it; the program is slower on shared cores, not wrong.
 }
 
-int failed(int code, const char* kind, const char* what) {
+int failed(int code, const char* what) {
   std::fflush(stdout);
-  std::fprintf(stderr, "spectrain: %s%s\n", kind, what);
+  std::fprintf(stderr, "spectrain: %s\n", what);
   return code;
 }
 
@@ -46,17 +45,11 @@ int main(int argc, char** argv) {
     const int code = spectrain::run_command_line(argc, argv);
     // Output that did not reach the disk is a failure too.
     if (code == 0 && (std::fflush(stdout) != 0 || std::ferror(stdout)))
-      return failed(1, "", "standard output cannot be written");
+      return failed(1, "standard output cannot be written");
     return code;
-  } catch (const spectrain::RequestError& e) {
-    return failed(2, "", e.what());
-  } catch (const spectrain::Error& e) {
-    return failed(1, "", e.what());
-  } catch (const std::bad_alloc&) {
-    return failed(1, "", "out of memory; a smaller batch.micro_batch or model needs less");
-  } catch (const std::logic_error& e) {
-    return failed(1, "a defect of the program: ", e.what());
+  } catch (const spectrain::PeerFailure& e) {
+    return e.reports ? failed(1, e.what()) : 1;
   } catch (const std::exception& e) {
-    return failed(1, "", e.what());
+    return failed(spectrain::exit_code_of(e), spectrain::failure_sentence(e).c_str());
   }
 }
