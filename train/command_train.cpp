@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "train/commands.h"
+#include "train/config.h"
 #include "train/failure.h"
 #include "train/launch.h"
 #include "train/launch_ranks.h"
@@ -10,8 +11,6 @@
 
 namespace spectrain {
 namespace {
-
-constexpr double kTimeout = 60;  // seconds
 
 void check_ranks(const TrainRequest& request, const Launch& launch) {
   if (request.gpus > 0)
@@ -24,11 +23,13 @@ void check_ranks(const TrainRequest& request, const Launch& launch) {
                     request.ranks, name_of(launch.launcher), launch.ranks));
 }
 
-// One rank's failure ends all. Throws what this rank shall say, or a silent PeerFailure.
-[[noreturn]] void fail_everywhere(Collectives& collectives, const std::exception& e) {
-  const std::string sentence = failure_sentence(e);
-  if (!collectives.fail(sentence)) throw PeerFailure(sentence, false);
-  throw;  // the exception that is being handled, with its exit code
+// Seconds. A configuration that is refused is refused again by Trainer, when the ranks can agree who says it.
+double timeout_of(const TrainRequest& request) {
+  try {
+    return load_config(request.config, request.overrides).distributed.timeout;
+  } catch (const RequestError&) {
+    return DistributedSection().timeout;
+  }
 }
 
 }  // namespace
@@ -44,13 +45,16 @@ int run_train(const TrainRequest& request) {
   if (request.ranks > 1 && launch.launcher == Launcher::none) return launch_ranks(request);
 
   if (!prints_to_terminal(launch)) setenv("TERM", "dumb", 1);  // for Progress: plain lines
-  const std::unique_ptr<Collectives> collectives = make_collectives(launch, kTimeout);
+  const std::unique_ptr<Collectives> collectives = make_collectives(launch, timeout_of(request));
   try {
     Trainer(request, *collectives, launch).run();
   } catch (const PeerFailure&) {
     throw;
   } catch (const std::exception& e) {
-    fail_everywhere(*collectives, e);
+    // Ends the run on every rank. One of them tells the user; this one keeps its exit code all the same, for
+    // mpirun's is that of any rank.
+    if (collectives->fail(failure_sentence(e))) throw;
+    return exit_code_of(e);
   }
   return 0;
 }

@@ -150,8 +150,9 @@ std::optional<Launch> pmi(const Variables& v) {
   const Names names = {old || !v.text("PMIX_RANK") ? "PMI_RANK" : "PMIX_RANK", "PMI_SIZE", "MPI_LOCALRANKID",
                        "MPI_LOCALNRANKS"};
   if (!v.text(names.rank) && !v.text(names.ranks)) return std::nullopt;
-  // srun --mpi=pmix of a single task says so in Slurm's words only.
-  if (!old && !v.text("PMI_SIZE") && v.number("SLURM_NTASKS") == 1) return std::nullopt;
+  // PMIx has no variable for the number of ranks; where it is one, mpirun and srun say so in their own words.
+  const bool alone = v.number("OMPI_COMM_WORLD_SIZE") == 1 || v.number("SLURM_NTASKS") == 1;
+  if (!old && !v.text("PMI_SIZE") && alone) return std::nullopt;
   Launch l = numbered(v, Launcher::pmi, names);
   if (l.ranks == 1) return l;
   if (v.text(names.local_rank) || v.text(names.local_ranks)) add_local(v, l, names);

@@ -18,6 +18,7 @@ namespace {
 
 void check_configuration(const TrainRequest& request) {
   const RunConfig config = with_resolved_model(load_config(request.config, request.overrides));
+  share_of_rank(config, request.ranks);
   if (config.compute.device == Device::cuda) make_backend(config.compute);  // says what is missing
 }
 

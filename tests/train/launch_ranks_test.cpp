@@ -70,6 +70,8 @@ class LaunchRanks : public testing::Test {
     };
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
+    // Standard input that ranks must not see.
+    posix_spawn_file_actions_addopen(&files, 0, tiny_.config().c_str(), O_RDONLY, 0);
     constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC;
     posix_spawn_file_actions_addopen(&files, 1, (output_ + ".out").c_str(), kFlags, 0666);
     posix_spawn_file_actions_addopen(&files, 2, (output_ + ".err").c_str(), kFlags, 0666);

@@ -92,6 +92,12 @@ TEST(Launch, ASetOfOneRankSaysNothing) {
   EXPECT_EQ(launch({{"PMI_RANK", "0"}, {"PMI_SIZE", "1"}}), Launch());
   EXPECT_EQ(launch(kSlurm + Variables{{"SLURM_NTASKS", "1"}}), Launch());
   EXPECT_EQ(launch({{"PMIX_RANK", "0"}, {"SLURM_NTASKS", "1"}}), Launch());
+  EXPECT_EQ(launch({{"PMIX_RANK", "0"},
+                    {"OMPI_COMM_WORLD_RANK", "0"},
+                    {"OMPI_COMM_WORLD_SIZE", "1"},
+                    {"OMPI_COMM_WORLD_LOCAL_RANK", "0"},
+                    {"OMPI_COMM_WORLD_LOCAL_SIZE", "1"}}),
+            Launch());
 }
 
 TEST(Launch, ABatchScriptOutsideSrunIsNotARank) {
