@@ -29,6 +29,21 @@ std::byte* bytes_of(const Tensor& x) { return static_cast<std::byte*>(x.data); }
 
 }  // namespace
 
+std::unique_ptr<Collectives> MessageCollectives::make(std::string name, const RankPlace& place, Join join) {
+  std::unique_ptr<MessageCollectives> c(new MessageCollectives(std::move(name), place, std::move(join)));
+  std::unique_lock lock(c->mutex_);
+  // Each step of joining has the timeout for itself, but another library's calls may have none at all.
+  const double patience = 3 * std::min(place.timeout, 1e7) + 10;
+  const bool over = c->changed_.wait_for(lock, std::chrono::duration<double>(patience),
+                                         [&c] { return c->joined_ || c->join_problem_; });
+  const std::exception_ptr problem = c->join_problem_;
+  lock.unlock();
+  if (problem) std::rethrow_exception(problem);
+  if (over) return c;
+  const auto* const stuck = c.release();  // its thread is somewhere in there, for ever
+  throw Error(fmt::format("the ranks did not come together over {} within {:g} s", stuck->name_, patience));
+}
+
 MessageCollectives::MessageCollectives(std::string name, const RankPlace& place, Join join)
     : name_(std::move(name)) {
   link_.place = place;
@@ -39,15 +54,8 @@ MessageCollectives::MessageCollectives(std::string name, const RankPlace& place,
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  stream_ = std::thread([this, join] { run(join); });
+  stream_ = std::thread([this, join = std::move(join)] { run(join); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return joined_ || join_problem_; });
-  if (!join_problem_) return;
-  lock.unlock();
-  stream_.join();
-  close(wake_fd_);
-  std::rethrow_exception(join_problem_);
 }
 
 MessageCollectives::~MessageCollectives() {

@@ -34,7 +34,7 @@ class MessageCollectives : public Collectives {
                                   const std::function<void()>& meanwhile)>;
 
   // Throws what `join` throws; PeerFailure when another rank failed meanwhile.
-  MessageCollectives(std::string name, const RankPlace& place, Join join);
+  static std::unique_ptr<Collectives> make(std::string name, const RankPlace& place, Join join);
   // Waits, up to the timeout, for the other ranks to finish. Not while an exception is on its way through
   // this thread: then the others are to see that this rank ended.
   ~MessageCollectives() override;
@@ -69,6 +69,7 @@ class MessageCollectives : public Collectives {
   struct Stopped {};  // thrown on the stream: there is a verdict
 
   // ---- on the caller's thread
+  MessageCollectives(std::string name, const RankPlace& place, Join join);
   Event submit(const Operation& operation);
   [[noreturn]] void throw_failure(std::unique_lock<std::mutex>& lock);
   void wake() const;

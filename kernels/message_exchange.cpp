@@ -10,7 +10,7 @@ namespace {
 
 // Small enough that what arrived is still in a cache when it is added, large enough that the cost of a
 // message is lost in it.
-constexpr std::size_t kPiece = 256 * 1024;
+constexpr std::size_t kPiece = 512 * 1024;
 // Up to here one exchange of everything takes less time than two exchanges of parts.
 constexpr std::size_t kShort = 16 * 1024;
 

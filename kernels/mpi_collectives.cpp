@@ -77,7 +77,7 @@ std::unique_ptr<Collectives> make_mpi_collectives(const RankPlace& place, const 
     link.control =
         std::make_unique<RankControl>(link.place, std::move(meeting.channels), std::move(standing));
   };
-  return std::make_unique<MessageCollectives>("mpi", place, join);
+  return MessageCollectives::make("mpi", place, join);
 }
 
 }  // namespace spectrain

@@ -12,7 +12,7 @@ std::unique_ptr<Collectives> make_tcp_collectives(const RankPlace& place) {
     link.control = std::make_unique<RankControl>(place, std::move(meeting.channels), std::move(standing));
     link.transport = make_tcp_transport(place, meeting, mesh, meanwhile);
   };
-  return std::make_unique<MessageCollectives>("tcp", place, join);
+  return MessageCollectives::make("tcp", place, join);
 }
 
 }  // namespace spectrain

@@ -87,6 +87,7 @@ class Rank {
     for (const std::int64_t n : {0, 1, 3, 17, 1023, 70001}) {
       if (number_ > 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
       all<float>(n);
+      if (ranks_ > 4 && n > 1023) continue;
       all<double>(n);
       all<bf16>(n);
       all<std::int32_t>(n);
@@ -165,6 +166,12 @@ class Rank {
     std::vector<float> x(me_ == number_ ? 10 : 20);
     c_.wait(c_.all_reduce(view(x), Reduce::sum, "losses"));
     loop();
+  }
+
+  // 8 MB from each rank to each other.
+  void slow() {
+    std::vector<float> mine(2 << 20, 1.0f), all(mine.size() * static_cast<std::size_t>(ranks_));
+    c_.wait(c_.all_gather(view(mine), view(all), "weights"));
   }
 
   void bench() {
@@ -337,6 +344,7 @@ void run(const std::vector<std::string>& a) {
                                                                 {"mixed", &Rank::mixed},
                                                                 {"stop", &Rank::stop},
                                                                 {"die", &Rank::die},
+                                                                {"slow", &Rank::slow},
                                                                 {"bench", &Rank::bench}};
   for (const auto& [name, scenario] : scenarios)
     if (a[5] == name) return (rank.*scenario)();
