@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/random.h"
 #include "kernels/tensor.h"
@@ -85,6 +86,8 @@ class MatrixKernels {
   virtual std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) = 0;
   virtual std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const = 0;
   virtual void refresh(PreparedMatrix& matrix, const Tensor& master) = 0;
+  // Its bytes in this backend's form, in host memory: the same for the same weights, for comparing ranks.
+  virtual std::vector<std::byte> contents(const PreparedMatrix& matrix) const = 0;
 
   // y[R,N] = act(x[R,K] . W[N,K]^T + bias[N]).  bias: master dtype or empty. y: compute dtype or master
   // dtype. pre (optional, [R,N], y's dtype): also receives the value before the activation.

@@ -22,20 +22,40 @@ FlatLayout flat_layout(const std::vector<ParameterInfo>& infos, DType master) {
   return layout;
 }
 
+// FNV-1a 64 over the name and the bytes, four at a time: to compare runs and ranks, not for security.
+std::uint64_t fingerprint(const std::string& name, const std::vector<std::byte>& bytes) {
+  std::uint64_t h = 0xcbf29ce484222325ull;
+  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  for (std::size_t k = 0; k + 4 <= bytes.size(); k += 4) {
+    std::uint32_t word;
+    std::memcpy(&word, bytes.data() + k, 4);
+    h = (h ^ word) * 0x100000001b3ull;
+  }
+  return h;
+}
+
 }  // namespace
 
-Parameters::Parameters(const Tape& tape, Backend& backend, DType compute, bool training)
-    : backend_(backend), infos_(tape.parameters()) {
+Parameters::Parameters(const Tape& tape, Backend& backend, DType compute, bool training, Values values)
+    : backend_(backend), compute_(compute), infos_(tape.parameters()) {
+  const std::vector<std::uint8_t> used = prepared_parameters(tape), read = read_parameters(tape);
   FlatLayout layout = flat_layout(infos_, backend.master());
   offsets_ = std::move(layout.offsets);
-  values_ = backend.allocate(layout.bytes, "weights");
+  std::size_t value_bytes = 0;
+  for (std::size_t i = 0; i < infos_.size(); ++i) {
+    has_value_.push_back(values == Values::all || read[i] || !used[i]);
+    value_offsets_.push_back(value_bytes);
+    if (has_value_[i])
+      value_bytes += align_up(static_cast<std::size_t>(infos_[i].shape.numel()) * size_of(backend.master()));
+  }
+  if (value_bytes) values_ = backend.allocate(value_bytes, "weights");
   if (training) gradients_ = backend.allocate(layout.bytes, "gradients");
-  const std::vector<std::uint8_t> used = prepared_parameters(tape);
   prepared_.resize(infos_.size());
   for (std::size_t i = 0; i < infos_.size(); ++i) {
-    backend.fill(view(i).value, 0);
-    if (training) backend.fill(view(i).gradient, 0);
-    if (used[i]) prepared_[i] = backend.prepare(view(i).value, compute, training);
+    const ParameterView v = view(i);
+    if (has_value_[i]) backend.fill(v.value, 0);
+    if (training) backend.fill(v.gradient, 0);
+    if (used[i]) prepared_[i] = backend.prepare(has_value_[i] ? v.value : v.gradient, compute, training);
   }
 }
 
@@ -43,7 +63,8 @@ Parameters::~Parameters() = default;
 
 ParameterView Parameters::view(std::size_t i) const {
   const DType master = backend_.master();
-  ParameterView v{&infos_[i], values_->view(master, infos_[i].shape, offsets_[i]), {}};
+  ParameterView v{&infos_[i], Tensor(nullptr, master, infos_[i].shape), {}};
+  if (has_value_[i]) v.value = values_->view(master, infos_[i].shape, value_offsets_[i]);
   if (gradients_) v.gradient = gradients_->view(master, infos_[i].shape, offsets_[i]);
   return v;
 }
@@ -66,10 +87,25 @@ const PreparedMatrix& Parameters::prepared(std::size_t i) const {
   return *prepared_[i];
 }
 
-void Parameters::initialize(std::uint64_t seed) {
+void Parameters::assign(const std::function<void(std::size_t, const Tensor&)>& fill,
+                        const std::function<void(std::size_t, const Tensor&)>& seen) {
+  std::unique_ptr<Buffer> memory;  // for values that are not kept
+  std::int64_t most = 0;
+  for (std::size_t i = 0; i < size(); ++i)
+    if (!has_value_[i]) most = std::max(most, infos_[i].shape.numel());
+  if (most)
+    memory = backend_.allocate(static_cast<std::size_t>(most) * size_of(backend_.master()), "one parameter");
   for (std::size_t i = 0; i < size(); ++i) {
+    const Tensor whole = has_value_[i] ? view(i).value : memory->view(backend_.master(), infos_[i].shape);
+    fill(i, whole);
+    if (prepared_[i]) backend_.refresh(*prepared_[i], whole);
+    if (seen) seen(i, whole);
+  }
+}
+
+void Parameters::initialize(std::uint64_t seed, const std::function<void(std::size_t, const Tensor&)>& seen) {
+  const auto random = [&](std::size_t i, const Tensor& whole) {
     const ParameterInfo& p = infos_[i];
-    const Tensor whole = view(i).value;
     const RandomKey key{seed, stream_of(p.name.c_str())};
     backend_.fill(whole, 0);  // padding rows stay zero
     const Tensor x = p.shape.rank() == 2 ? whole.slice_rows(0, p.logical_rows) : whole;
@@ -84,30 +120,34 @@ void Parameters::initialize(std::uint64_t seed) {
         backend_.fill_uniform(x, key, -static_cast<float>(p.init.value), static_cast<float>(p.init.value));
         break;
     }
-  }
-  refresh();
+  };
+  assign(random, seen);
 }
 
 void Parameters::refresh() {
-  for (std::size_t i = 0; i < size(); ++i)
-    if (prepared_[i]) backend_.refresh(*prepared_[i], view(i).value);
+  for (std::size_t i = 0; i < size(); ++i) refresh(i);
+}
+
+void Parameters::refresh(std::size_t i) {
+  if (prepared_[i] && has_value_[i]) backend_.refresh(*prepared_[i], view(i).value);
+}
+
+void Parameters::set(std::size_t i, const Tensor& values) {
+  if (has_value_[i]) backend_.copy(values, view(i).value);
+  if (prepared_[i]) backend_.refresh(*prepared_[i], values);
+}
+
+std::uint64_t Parameters::hash(std::size_t i) const {
+  if (!has_value_[i]) return fingerprint(infos_[i].name, backend_.contents(*prepared_[i]));
+  const Tensor x = view(i).value;
+  std::vector<std::byte> bytes(x.bytes());
+  backend_.copy_to_host(bytes.data(), x);
+  return fingerprint(infos_[i].name, bytes);
 }
 
 std::uint64_t Parameters::hash() const {
-  std::uint64_t h = 0xcbf29ce484222325ull;
-  std::vector<std::byte> host;
-  for (std::size_t i = 0; i < size(); ++i) {
-    const Tensor x = view(i).value;
-    host.resize(x.bytes());
-    backend_.copy_to_host(host.data(), x);
-    for (const char c : infos_[i].name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
-    // Four bytes at a time: the hash is for comparing runs, not for security.
-    for (std::size_t k = 0; k + 4 <= host.size(); k += 4) {
-      std::uint32_t word;
-      std::memcpy(&word, host.data() + k, 4);
-      h = (h ^ word) * 0x100000001b3ull;
-    }
-  }
+  std::uint64_t h = 0;
+  for (std::size_t i = 0; i < size(); ++i) h = h * 0x9e3779b97f4a7c15ull + hash(i);
   return h;
 }
 

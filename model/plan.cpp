@@ -415,4 +415,16 @@ std::vector<std::uint8_t> prepared_parameters(const Tape& tape) {
   return used;
 }
 
+std::vector<std::uint8_t> read_parameters(const Tape& tape) {
+  const Recording& r = tape.recording();
+  std::vector<std::uint8_t> read(r.parameters.size(), 0);
+  for (const Recording::Node& n : r.nodes)
+    for (std::size_t k = 0; k < n.inputs.size(); ++k) {
+      if (n.inputs[k] < 0 || n.op->prepared_input(k)) continue;
+      const Recording::ValueInfo& v = r.values[static_cast<std::size_t>(n.inputs[k])];
+      if (v.kind == Kind::parameter) read[static_cast<std::size_t>(v.index)] = 1;
+    }
+  return read;
+}
+
 }  // namespace spectrain

@@ -59,6 +59,8 @@ Plan make_plan(const Tape& tape, Value result, DType master, const ProgramOption
 
 // 1 for each parameter that takes part in a product as a prepared matrix.
 std::vector<std::uint8_t> prepared_parameters(const Tape& tape);
+// 1 for each parameter of which some operation reads the master values.
+std::vector<std::uint8_t> read_parameters(const Tape& tape);
 
 std::size_t align_up(std::size_t bytes);  // to 64
 // Inputs and constants, which live outside the arena.

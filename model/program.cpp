@@ -26,6 +26,7 @@ struct Step {
   const Operation* op = nullptr;
   const Operation* partner = nullptr;
   Run run, partner_run;
+  std::vector<std::size_t> first_uses, completes;  // parameters, as ProgramHooks counts them
 };
 
 struct Program::Impl {
@@ -38,6 +39,7 @@ struct Program::Impl {
         result_tensor() {
     allocate(t);
     for (const Action& a : plan.actions) steps.push_back(resolve(t, a));
+    find_hook_points();
     result_tensor = tensor(plan.result);
   }
 
@@ -135,6 +137,54 @@ struct Program::Impl {
     return s;
   }
 
+  // Declared parameters an action reads, as master values or prepared, and whose gradients it writes.
+  std::vector<std::size_t> reads(const Action& a) const {
+    std::vector<std::size_t> list;
+    const auto add = [&](const std::vector<Place>& places) {
+      for (const Place& p : places)
+        if (p.kind == Place::Kind::value)
+          if (const auto& v = recording->values[static_cast<std::size_t>(p.index)]; v.kind == Kind::parameter)
+            list.push_back(parameter_index[static_cast<std::size_t>(v.index)]);
+    };
+    add(a.in);
+    add(a.partner_in);
+    if (a.node < 0) return list;
+    const Tape::Recording::Node& node = recording->nodes[static_cast<std::size_t>(a.node)];
+    for (std::size_t k = 0; k < node.inputs.size(); ++k)
+      if (node.inputs[k] >= 0 && node.op->prepared_input(k)) {
+        const auto& v = recording->values[static_cast<std::size_t>(node.inputs[k])];
+        list.push_back(parameter_index[static_cast<std::size_t>(v.index)]);
+      }
+    return list;
+  }
+
+  void find_hook_points() {
+    std::vector<std::uint8_t> used(parameters.size(), 0), done(parameters.size(), 0);
+    for (Step& s : steps)
+      for (const std::size_t i : reads(*s.action))
+        if (!used[i]) {
+          used[i] = 1;
+          s.first_uses.push_back(i);
+        }
+    for (auto s = steps.rbegin(); s != steps.rend(); ++s)
+      for (const Place& p : s->action->din)
+        if (p.kind == Place::Kind::parameter_gradient)
+          if (const std::size_t i = parameter_index[static_cast<std::size_t>(p.index)]; !done[i]) {
+            done[i] = 1;
+            s->completes.push_back(i);
+          }
+  }
+
+  void play_all() {
+    for (Step& s : steps) {
+      if (hooks.before_use)
+        for (const std::size_t i : s.first_uses) hooks.before_use(i);
+      play(s);
+      if (hooks.gradient_done)
+        for (const std::size_t i : s.completes) hooks.gradient_done(i);
+    }
+  }
+
   void play(Step& s) {
     switch (s.action->kind) {
       case Action::Kind::forward:
@@ -181,6 +231,7 @@ struct Program::Impl {
   Tensor result_tensor;
   std::vector<std::string> names;  // of the values each step makes, for messages
   double last_scale = 1;
+  ProgramHooks hooks;
 };
 
 namespace {
@@ -213,17 +264,19 @@ void Program::set_input(std::string_view name, std::span<const std::int32_t> val
   impl_->backend.copy_from_host(it->second, values.data());
 }
 
+void Program::set_hooks(ProgramHooks hooks) { impl_->hooks = std::move(hooks); }
+
 void Program::forward() {
   if (impl_->options.training)
     throw std::logic_error("a training program runs forward_backward(); make another one for evaluation");
-  for (Step& s : impl_->steps) impl_->play(s);
+  impl_->play_all();
 }
 
 void Program::forward_backward(double gradient_scale, bool accumulate) {
   if (!impl_->options.training) throw std::logic_error("this program was made for evaluation only");
   impl_->last_scale = gradient_scale;
   impl_->begin_pass(gradient_scale, accumulate);
-  for (Step& s : impl_->steps) impl_->play(s);
+  impl_->play_all();
 }
 
 Tensor Program::result() const { return impl_->result_tensor; }
@@ -271,7 +324,8 @@ std::vector<Program::OperationTime> Program::profile(const std::function<double(
 std::string Program::first_nonfinite() {
   Impl& m = *impl_;
   for (std::size_t i = 0; i < m.parameters.size(); ++i)
-    if (!m.backend.all_finite(m.parameters.view(i).value)) return "parameter " + m.parameters.info(i).name;
+    if (m.parameters.has_value(i) && !m.backend.all_finite(m.parameters.view(i).value))
+      return "parameter " + m.parameters.info(i).name;
   m.begin_pass(m.last_scale, false);
   for (std::size_t k = 0; k < m.steps.size(); ++k) {
     Step& s = m.steps[k];

@@ -17,7 +17,11 @@ namespace spectrain {
 class Parameters {
  public:
   // `compute`: dtype of the prepared matrices. `training`: gradients too, and matrices prepared for backward.
-  Parameters(const Tape& tape, Backend& backend, DType compute, bool training);
+  // `values`: of which parameters master values are kept: of all, or only of those that a forward pass reads
+  // itself (embeddings, gains, biases). Of the others there is then the prepared matrix alone, and view() has
+  // a value without memory: somebody else keeps the master values and calls set().
+  enum class Values : std::uint8_t { all, read };
+  Parameters(const Tape& tape, Backend& backend, DType compute, bool training, Values values = Values::all);
   ~Parameters();
 
   Backend& backend() const { return backend_; }
@@ -27,17 +31,29 @@ class Parameters {
   std::vector<ParameterView> views() const;
   int find(std::string_view name) const;  // -1 when there is none
   const PreparedMatrix& prepared(std::size_t i) const;
+  DType compute() const { return compute_; }
+  bool has_value(std::size_t i) const { return has_value_[i] != 0; }
 
   // Every parameter from its initializer with the stream of its name: independent of all others and of order.
-  void initialize(std::uint64_t seed);
-  void refresh();  // after master values changed: prepared matrices follow
-  // FNV-1a 64 over names and master bytes, to compare runs.
-  std::uint64_t hash() const;
+  // `seen` is shown each parameter's master values, also of those that are not kept.
+  void initialize(std::uint64_t seed, const std::function<void(std::size_t, const Tensor&)>& seen = {});
+  // New master values of every parameter: fill(i, whole) writes them, padding rows included.
+  void assign(const std::function<void(std::size_t, const Tensor&)>& fill,
+              const std::function<void(std::size_t, const Tensor&)>& seen = {});
+  void refresh();               // after master values changed: prepared matrices follow
+  void refresh(std::size_t i);  // the same for one
+  // New values [shape] of one parameter, master or compute dtype (master where has_value()).
+  void set(std::size_t i, const Tensor& values);
+  // A hash of what programs read of parameter i: equal on ranks that hold the same weights.
+  std::uint64_t hash(std::size_t i) const;
+  std::uint64_t hash() const;  // of all, to compare runs
 
  private:
   Backend& backend_;
+  DType compute_;
   std::vector<ParameterInfo> infos_;
-  std::vector<std::size_t> offsets_;
+  std::vector<std::uint8_t> has_value_;
+  std::vector<std::size_t> offsets_, value_offsets_;  // of gradients, of values
   std::unique_ptr<Buffer> values_, gradients_;
   std::vector<std::unique_ptr<PreparedMatrix>> prepared_;
 };
@@ -62,6 +78,14 @@ struct MemoryPlan {
 };
 MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOptions& options);
 
+// What others want to know while a program runs; i is the parameter's index in Parameters. Either may be
+// empty.
+struct ProgramHooks {
+  std::function<void(std::size_t i)> before_use;  // once per pass, before the first operation that reads it
+  std::function<void(std::size_t i)>
+      gradient_done;  // after the last operation of a pass that writes its gradient
+};
+
 class Program {
  public:
   // `losses` is the value the program produces (and, in training, differentiates).
@@ -72,6 +96,7 @@ class Program {
   // count.
   void set_input(std::string_view name, std::span<const std::int32_t> values);
 
+  void set_hooks(ProgramHooks hooks);
   void forward();
   // Gradients of gradient_scale * sum(losses) go into the parameters' gradients: overwritten when !accumulate
   // (first micro-batch), added otherwise.

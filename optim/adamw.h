@@ -25,6 +25,7 @@ class AdamW final : public UpdateRule {
   std::vector<StateSlot> state(const Shape& part) const override {
     return {{"adam_m", part}, {"adam_v", part}};
   }
+  double flops(const Shape& part) const override { return 15.0 * static_cast<double>(part.numel()); }
   std::size_t workspace_bytes(std::span<const Shape>, DType) const override { return 0; }
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
@@ -24,7 +25,7 @@ std::vector<PartPlan> parts_of(const ParameterInfo& p, bool by_matrix) {
   if (by_matrix && !p.splits.empty()) {
     std::int64_t row = 0;
     for (const std::int64_t rows : p.splits) {
-      parts.push_back({row, Shape{rows, p.shape.cols()}, {}, {}});
+      parts.push_back({row, Shape{rows, p.shape.cols()}});
       row += rows;
     }
     if (row != p.shape.rows() || row != trained_rows(p))
@@ -33,7 +34,7 @@ std::vector<PartPlan> parts_of(const ParameterInfo& p, bool by_matrix) {
     return parts;
   }
   const bool padded = trained_rows(p) != p.shape.rows();
-  parts.push_back({0, padded ? Shape{trained_rows(p), p.shape.cols()} : p.shape, {}, {}});
+  parts.push_back({0, padded ? Shape{trained_rows(p), p.shape.cols()} : p.shape});
   return parts;
 }
 
@@ -55,30 +56,30 @@ std::array<std::optional<std::size_t>, kRoles> owners(const std::vector<GroupCon
   return owner;
 }
 
-// Lays out the state of one parameter from byte `offset` on, and moves it forward.
-void place_state(const ParameterInfo& p, const UpdateRule& rule, DType master, MemberPlan& m,
-                 std::size_t& offset) {
-  for (PartPlan& part : m.parts)
-    for (const StateSlot& slot : rule.state(part.shape)) part.state_shapes.push_back(slot.shape);
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Names and shapes of a parameter's state; returns its bytes.
+std::size_t plan_state(const ParameterInfo& p, const UpdateRule& rule, DType master, MemberPlan& m) {
   const std::vector<StateSlot> slots = rule.state(m.parts[0].shape);
+  std::size_t bytes = 0;
   for (std::size_t k = 0; k < slots.size(); ++k) {
-    StatePlan plan{fmt::format("{}.{}", p.name, slots[k].name), slots[k].shape, offset};
+    StatePlan plan{fmt::format("{}.{}", p.name, slots[k].name), slots[k].shape, {}};
     std::int64_t numel = 0;
     bool tiles = true;
-    for (PartPlan& part : m.parts) {
-      part.state_offsets.push_back(offset + static_cast<std::size_t>(numel) * size_of(master));
-      numel += part.state_shapes[k].numel();
-      tiles = tiles && part.state_shapes[k] == part.shape;
+    for (const PartPlan& part : m.parts) {
+      const Shape shape = rule.state(part.shape)[k].shape;
+      plan.first.push_back(numel);
+      numel += shape.numel();
+      tiles = tiles && shape == part.shape;
     }
     if (m.parts.size() > 1) plan.shape = tiles ? p.shape : Shape{numel};
-    const std::size_t bytes = static_cast<std::size_t>(numel) * size_of(master);
-    offset += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    bytes += aligned(static_cast<std::size_t>(numel) * size_of(master));
     m.state.push_back(std::move(plan));
   }
+  return bytes;
 }
 
-void add_member(const ParameterInfo& p, std::size_t index, DType master, GroupPlan& group,
-                std::size_t& offset) {
+void add_member(const ParameterInfo& p, std::size_t index, DType master, GroupPlan& group) {
   MemberPlan m{index, parts_of(p, group.rule->wants_matrices()), {}};
   for (const PartPlan& part : m.parts)
     if (const std::string reason = group.rule->objection(part.shape); !reason.empty())
@@ -86,9 +87,7 @@ void add_member(const ParameterInfo& p, std::size_t index, DType master, GroupPl
           "'{}' (role {}) cannot be updated by {}: {}{}; put its role into a group with an element-wise rule "
           "such as adamw, or change the model",
           p.name, name_of(p.role), group.rule->name(), m.parts.size() > 1 ? "its part " : "it ", reason));
-  const std::size_t before = offset;
-  place_state(p, *group.rule, master, m, offset);
-  group.state_bytes += offset - before;
+  group.state_bytes += plan_state(p, *group.rule, master, m);
   for (const PartPlan& part : m.parts) group.parameters += part.shape.numel();
   group.members.push_back(std::move(m));
 }
@@ -136,11 +135,67 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
       throw RequestError(
           fmt::format("no optimizer group updates '{}'; add its role '{}' to a group's parameters", p.name,
                       name_of(p.role)));
-    add_member(p, i, master, plan.groups[*group], plan.state_bytes);
+    add_member(p, i, master, plan.groups[*group]);
   }
+  for (const GroupPlan& g : plan.groups) plan.state_bytes += g.state_bytes;
   for (const GroupPlan& g : plan.groups)
     if (!g.members.empty()) plan.workspace_bytes += g.rule->workspace_bytes(g.part_shapes(), master);
   return plan;
+}
+
+std::vector<Piece> whole_parts(const OptimizerPlan& plan) {
+  std::vector<Piece> pieces;
+  for (std::size_t g = 0; g < plan.groups.size(); ++g)
+    for (std::size_t m = 0; m < plan.groups[g].members.size(); ++m) {
+      const std::vector<PartPlan>& parts = plan.groups[g].members[m].parts;
+      for (std::size_t i = 0; i < parts.size(); ++i) pieces.push_back({g, m, i, 0, parts[i].shape});
+    }
+  return pieces;
+}
+
+namespace {
+
+// One slot of the pieces [begin, end) of one member.
+void layout_slot(const OptimizerPlan& plan, std::span<const Piece> pieces, std::size_t begin, std::size_t end,
+                 std::size_t slot, DType master, StateLayout& layout) {
+  const GroupPlan& group = plan.groups[pieces[begin].group];
+  const MemberPlan& member = group.members[pieces[begin].member];
+  const StatePlan& state = member.state[slot];
+  std::size_t offset = layout.bytes;
+  StateRun* run = nullptr;
+  for (std::size_t i = begin; i < end; ++i) {
+    const Piece& piece = pieces[i];
+    const Shape shape = group.rule->state(piece.shape)[slot].shape;
+    const std::int64_t first = state.first[piece.part] + piece.first;
+    if (!run || run->first + run->count != first) {
+      layout.runs.push_back({state.name, member.parameter, state.shape, first, 0, offset});
+      run = &layout.runs.back();
+    }
+    run->count += shape.numel();
+    layout.offsets[i].push_back(offset);
+    layout.shapes[i].push_back(shape);
+    offset += static_cast<std::size_t>(shape.numel()) * size_of(master);
+  }
+  layout.bytes = aligned(offset);
+}
+
+}  // namespace
+
+StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces, DType master) {
+  StateLayout layout;
+  layout.offsets.resize(pieces.size());
+  layout.shapes.resize(pieces.size());
+  for (std::size_t begin = 0, end = 0; begin < pieces.size(); begin = end) {
+    const auto same = [&](const Piece& p) {
+      return p.group == pieces[begin].group && p.member == pieces[begin].member;
+    };
+    while (end < pieces.size() && same(pieces[end])) ++end;
+    const std::size_t slots = plan.groups[pieces[begin].group].members[pieces[begin].member].state.size();
+    for (std::size_t k = 0; k < slots; ++k) layout_slot(plan, pieces, begin, end, k, master, layout);
+  }
+  std::stable_sort(layout.runs.begin(), layout.runs.end(),
+                   [](const StateRun& a, const StateRun& b) { return a.parameter < b.parameter; });
+  return layout;
 }
 
 std::string describe(const OptimizerPlan& plan, double clip) {

@@ -11,19 +11,17 @@
 
 namespace spectrain {
 
+struct PartPlan {
+  std::int64_t first_row = 0;
+  Shape shape;  // logical: without padding rows
+};
+
 // A tensor of state: the slots of a parameter's parts one after the other. Its shape is the parameter's when
 // the parts tile it, the slot's when there is one part, and flat otherwise.
 struct StatePlan {
   std::string name;  // "h.0.attention.qkv.momentum"
   Shape shape;
-  std::size_t offset = 0;  // bytes, in the one buffer of all state
-};
-
-struct PartPlan {
-  std::int64_t first_row = 0;
-  Shape shape;                             // logical: without padding rows
-  std::vector<std::size_t> state_offsets;  // bytes, one per slot of the rule
-  std::vector<Shape> state_shapes;
+  std::vector<std::int64_t> first;  // by part: where its slot begins, in elements
 };
 
 struct MemberPlan {
@@ -51,6 +49,31 @@ struct OptimizerPlan {
 // Throws the RequestErrors of Optimizer's constructor.
 OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, const OptimizerConfig& config,
                           DType master);
+
+// What is updated at a time: a whole part, or, where the rule is element-wise, a range of a part's elements.
+struct Piece {
+  std::size_t group = 0, member = 0, part = 0;
+  std::int64_t first = 0;  // element of the part
+  Shape shape;             // the part's, or [count]
+};
+std::vector<Piece> whole_parts(const OptimizerPlan& plan);
+
+// Where the state of some pieces lies in one buffer. `pieces` ascend by group, member, part and first.
+struct StateRun {  // neighbouring elements of one tensor of state
+  std::string name;
+  std::size_t parameter = 0;
+  Shape whole;             // of the tensor
+  std::int64_t first = 0;  // element of the tensor
+  std::int64_t count = 0;
+  std::size_t offset = 0;  // bytes
+};
+struct StateLayout {
+  std::vector<std::vector<std::size_t>> offsets;  // by piece and slot, bytes
+  std::vector<std::vector<Shape>> shapes;         // by piece and slot
+  std::vector<StateRun> runs;                     // in the order of the parameters
+  std::size_t bytes = 0;
+};
+StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces, DType master);
 
 // The table of Optimizer::describe().
 std::string describe(const OptimizerPlan& plan, double clip);

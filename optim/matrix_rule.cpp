@@ -49,6 +49,12 @@ std::vector<StateSlot> MatrixRule::state(const Shape& part) const {
   return slots;
 }
 
+double MatrixRule::flops(const Shape& part) const {
+  double sum = 3.0 * static_cast<double>(part.numel());  // the update itself
+  for (const auto& stage : stages_) sum += stage->flops(part);
+  return sum;
+}
+
 std::size_t MatrixRule::workspace_bytes(std::span<const Shape> parts, DType master) const {
   std::size_t bytes = 0;
   for (const auto& stage : stages_) bytes += stage->workspace_bytes(parts, master);

@@ -20,6 +20,7 @@ class MatrixStage {
  public:
   virtual ~MatrixStage() = default;
   virtual std::vector<StateSlot> state(const Shape&) const { return {}; }
+  virtual double flops(const Shape& part) const = 0;
   // As in UpdateRule. A stage must serve every part with one workspace as large as the largest needs.
   virtual std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const = 0;
   virtual void prepare(Backend& backend, std::span<const Shape> parts) = 0;
@@ -56,6 +57,7 @@ class MatrixRule final : public UpdateRule {
   bool wants_matrices() const override { return true; }
   std::string objection(const Shape& part) const override;
   std::vector<StateSlot> state(const Shape& part) const override;
+  double flops(const Shape& part) const override;
   std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;

@@ -17,6 +17,7 @@ class EmaMomentum final : public MatrixStage {
       : mu_(mu), nesterov_(nesterov), warmup_(warmup) {}
 
   std::vector<StateSlot> state(const Shape& part) const override { return {{"momentum", part}}; }
+  double flops(const Shape& part) const override { return 5.0 * static_cast<double>(part.numel()); }
   std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   Tensor apply(const StepContext& context, const Tensor& in, std::span<const Tensor> state) override;

@@ -88,6 +88,12 @@ NewtonSchulz::NewtonSchulz(const NewtonSchulzOptions& options)
         fmt::format("newton_schulz: precision is {}, but must be f32 or bf16", name_of(precision_)));
 }
 
+double NewtonSchulz::flops(const Shape& part) const {
+  const auto n = static_cast<double>(std::min(part.rows(), part.cols()));
+  const auto m = static_cast<double>(std::max(part.rows(), part.cols()));
+  return static_cast<double>(quintics_.size()) * (3 * m / n + 1) * n * n * n;
+}
+
 std::size_t NewtonSchulz::workspace_bytes(std::span<const Shape> parts, DType master) const {
   const Extent e = extent(parts);
   return static_cast<std::size_t>(e.numel + 2 * e.short_square) * size_of(iterated(master));

@@ -57,6 +57,7 @@ class NewtonSchulz final : public MatrixStage {
  public:
   explicit NewtonSchulz(const NewtonSchulzOptions& options);
 
+  double flops(const Shape& part) const override;
   std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   Tensor apply(const StepContext& context, const Tensor& in, std::span<const Tensor> state) override;

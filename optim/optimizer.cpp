@@ -36,55 +36,76 @@ struct Optimizer::Impl {
   Backend& backend;
   double clip;
   OptimizerPlan plan;
-  std::unique_ptr<Buffer> memory;               // all state
-  std::vector<std::vector<Part>> parts;         // by group
-  std::vector<Tensor> gradients;                // what the norm is over: every trained row once
-  std::vector<std::vector<StateTensor>> state;  // by parameter
+  std::unique_ptr<Buffer> memory;        // all state
+  std::vector<std::vector<Part>> parts;  // by group
+  std::vector<Tensor> gradients;         // what the norm is over: every trained element once
+  std::vector<StateTensor> state;
 
-  Impl(Backend& b, const std::vector<ParameterView>& parameters, const OptimizerConfig& config)
-      : backend(b), clip(config.clip), plan(plan_groups(pointers(parameters), config, b.master())) {
-    for (const ParameterView& v : parameters) check_view(v, b.master());
-    if (plan.state_bytes > 0) {
-      memory = b.allocate(plan.state_bytes, "optimizer state");
-      b.fill(memory->view(DType::f32, {static_cast<std::int64_t>(plan.state_bytes / 4)}), 0);
+  Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
+       std::span<const Tensor> gradient_tensors, double clip_to)
+      : backend(b), clip(clip_to), plan(std::move(p)) {
+    const DType master = b.master();
+    const StateLayout layout = layout_state(plan, pieces, master);
+    if (layout.bytes > 0) {
+      memory = b.allocate(layout.bytes, "optimizer state");
+      b.fill(memory->view(DType::f32, {static_cast<std::int64_t>(layout.bytes / 4)}), 0);
     }
-    state.resize(parameters.size());
-    for (GroupPlan& g : plan.groups) {
-      parts.emplace_back();
-      if (g.members.empty()) continue;
-      for (const MemberPlan& m : g.members) add_member(m, parameters[m.parameter]);
-      g.rule->prepare(b, g.part_shapes());
-    }
-  }
-
-  void add_member(const MemberPlan& m, const ParameterView& v) {
-    for (const PartPlan& p : m.parts) {
-      Part part;
-      part.weight = rows_of(v.value, p);
-      part.gradient = rows_of(v.gradient, p);
-      for (std::size_t k = 0; k < p.state_shapes.size(); ++k)
-        part.state.push_back(memory->view(v.value.dtype, p.state_shapes[k], p.state_offsets[k]));
+    parts.resize(plan.groups.size());
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      Part part{weights[i], gradient_tensors[i], {}};
+      for (std::size_t k = 0; k < layout.offsets[i].size(); ++k)
+        part.state.push_back(memory->view(master, layout.shapes[i][k], layout.offsets[i][k]));
       gradients.push_back(part.gradient);
-      parts.back().push_back(std::move(part));
+      parts[pieces[i].group].push_back(std::move(part));
     }
-    for (const StatePlan& s : m.state)
-      state[m.parameter].push_back({s.name, memory->view(v.value.dtype, s.shape, s.offset)});
-  }
-
-  static Tensor rows_of(const Tensor& whole, const PartPlan& p) {
-    if (p.shape == whole.shape) return whole;
-    return whole.slice_rows(p.first_row, p.shape.rows());
+    for (const StateRun& r : layout.runs) {
+      const bool whole = r.count == r.whole.numel();
+      state.push_back({r.name, memory->view(master, whole ? r.whole : Shape{r.count}, r.offset),
+                       whole ? Shape{} : r.whole, r.first});
+    }
+    for (std::size_t g = 0; g < parts.size(); ++g) {
+      std::vector<Shape> shapes;
+      for (const Part& part : parts[g]) shapes.push_back(part.weight.shape);
+      if (!shapes.empty()) plan.groups[g].rule->prepare(b, shapes);
+    }
   }
 };
 
-Optimizer::Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config)
-    : impl_(std::make_unique<Impl>(backend, parameters, config)) {}
+namespace {
+
+Tensor rows_of(const Tensor& whole, const PartPlan& p) {
+  if (p.shape == whole.shape) return whole;
+  return whole.slice_rows(p.first_row, p.shape.rows());
+}
+
+}  // namespace
+
+Optimizer::Optimizer(Backend& backend, OptimizerPlan plan, std::vector<Piece> pieces,
+                     std::span<const Tensor> weights, std::span<const Tensor> gradients, double clip)
+    : impl_(std::make_unique<Impl>(backend, std::move(plan), pieces, weights, gradients, clip)) {}
+
+Optimizer::Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config) {
+  OptimizerPlan plan = plan_groups(pointers(parameters), config, backend.master());
+  for (const ParameterView& v : parameters) check_view(v, backend.master());
+  const std::vector<Piece> pieces = whole_parts(plan);
+  std::vector<Tensor> weights, gradients;
+  for (const Piece& p : pieces) {
+    const MemberPlan& m = plan.groups[p.group].members[p.member];
+    weights.push_back(rows_of(parameters[m.parameter].value, m.parts[p.part]));
+    gradients.push_back(rows_of(parameters[m.parameter].gradient, m.parts[p.part]));
+  }
+  impl_ = std::make_unique<Impl>(backend, std::move(plan), pieces, weights, gradients, config.clip);
+}
 
 Optimizer::~Optimizer() = default;
 
-StepReport Optimizer::step(std::int64_t step, double lr_factor) {
+double Optimizer::gradient_squares() const {
   double squares = 0;
   for (const Tensor& g : impl_->gradients) squares += impl_->backend.sum_of_squares(g);
+  return squares;
+}
+
+StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares) {
   StepReport report{std::sqrt(squares), std::isfinite(squares)};
   if (!report.finite) return report;
 
@@ -92,15 +113,32 @@ StepReport Optimizer::step(std::int64_t step, double lr_factor) {
   // By the norm, not its square, and only ever downward.
   if (impl_->clip > 0 && report.gradient_norm > impl_->clip)
     context.gradient_scale = impl_->clip / report.gradient_norm;
-  for (std::size_t g = 0; g < impl_->parts.size(); ++g)
-    if (!impl_->parts[g].empty()) impl_->plan.groups[g].rule->update(context, impl_->parts[g]);
+  for (std::size_t g = 0; g < impl_->parts.size(); ++g) {
+    if (impl_->parts[g].empty()) continue;
+    UpdateRule& rule = *impl_->plan.groups[g].rule;
+    rule.update(context, impl_->parts[g]);
+    if (rule.wants_matrices()) report.matrices += static_cast<std::int64_t>(impl_->parts[g].size());
+  }
   return report;
 }
 
-std::vector<StateTensor> Optimizer::state() const {
-  std::vector<StateTensor> all;
-  for (const auto& tensors : impl_->state) all.insert(all.end(), tensors.begin(), tensors.end());
-  return all;
+StepReport Optimizer::step(std::int64_t step, double lr_factor) {
+  return update(step, lr_factor, gradient_squares());
+}
+
+std::vector<StateTensor> Optimizer::state() const { return impl_->state; }
+
+std::vector<StateTensor> Optimizer::state_layout() const {
+  std::vector<std::pair<std::size_t, StateTensor>> found;
+  for (const GroupPlan& g : impl_->plan.groups)
+    for (const MemberPlan& m : g.members)
+      for (const StatePlan& s : m.state)
+        found.push_back({m.parameter, {s.name, Tensor(nullptr, impl_->backend.master(), s.shape)}});
+  std::stable_sort(found.begin(), found.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<StateTensor> layout;
+  for (auto& [parameter, tensor] : found) layout.push_back(std::move(tensor));
+  return layout;
 }
 
 std::string Optimizer::describe() const { return spectrain::describe(impl_->plan, impl_->clip); }

@@ -56,15 +56,24 @@ struct OptimizerConfig {
   bool operator==(const OptimizerConfig&) const = default;
 };
 
-// A named piece of state, for checkpoints: "h.0.attention.qkv.momentum".
+// A named tensor, for checkpoints: "h.0.attention.qkv.momentum". Where ranks share the work it may be a part
+// of it: elements [first, first + tensor.numel()) of a tensor of shape `whole`.
 struct StateTensor {
   std::string name;
   Tensor tensor;
+  Shape whole = {};  // rank 0: the tensor is whole
+  std::int64_t first = 0;
+  bool is_whole() const { return whole.rank() == 0; }
+  const Shape& whole_shape() const { return is_whole() ? tensor.shape : whole; }
 };
 
+struct OptimizerPlan;
+struct Piece;
+
 struct StepReport {
-  double gradient_norm = 0;  // global, before clipping
-  bool finite = true;        // false: nothing was updated
+  double gradient_norm = 0;   // global, before clipping
+  bool finite = true;         // false: nothing was updated
+  std::int64_t matrices = 0;  // that a matrix rule updated here
 };
 
 class Optimizer {
@@ -73,16 +82,27 @@ class Optimizer {
   // cannot update a parameter given to it (a matrix rule needs matrices with sides of at least 8). A group
   // whose roles the model does not have is allowed: it is shown with 0 tensors.
   Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config);
+  // Only some pieces of the parameters, as a plan shares them among ranks: weights[i] and gradients[i] are
+  // pieces[i]'s, master, of its shape. State exists for these pieces alone.
+  Optimizer(Backend& backend, OptimizerPlan plan, std::vector<Piece> pieces, std::span<const Tensor> weights,
+            std::span<const Tensor> gradients, double clip);
   ~Optimizer();
 
+  // The two halves of step(), for ranks that add their squares in between: the sum over this process's pieces
+  // of g^2, and the update, given the sum over all ranks.
+  double gradient_squares() const;
+  StepReport update(std::int64_t step, double lr_factor, double squares);
   // One step from the parameters' gradients, which are not written. step counts from 0; lr_factor is the
   // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
   // > 0. A norm that is not finite leaves parameters and state as they were.
   StepReport step(std::int64_t step, double lr_factor);
 
   // One tensor per parameter and kind of state, zero before the first step: ".momentum" (muon), ".adam_m" and
-  // ".adam_v" (adamw), in the order of the parameters. Padding rows have no state.
+  // ".adam_v" (adamw), in the order of the parameters. Padding rows have no state. Of an optimizer of pieces:
+  // the parts of these tensors that it has, neighbours joined.
   std::vector<StateTensor> state() const;
+  // Names, dtypes and whole shapes of all state of the model, without memory: of every rank's pieces.
+  std::vector<StateTensor> state_layout() const;
   // The printed table: one line per group with roles, tensors, parameters, rule, lr, decay, bytes of state.
   std::string describe() const;
   // Bytes the constructor allocates for these parameters, from shapes alone: state, and the matrix rules'

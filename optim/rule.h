@@ -54,6 +54,8 @@ class UpdateRule {
   // Why this part cannot be updated by the rule ("has 3 rows, fewer than 8"), empty when it can.
   virtual std::string objection(const Shape& part) const = 0;
   virtual std::vector<StateSlot> state(const Shape& part) const = 0;
+  // Floating-point operations of one update of the part. Ranks share matrices by it.
+  virtual double flops(const Shape& part) const = 0;
 
   // Memory shared by all parts. prepare() is called once, before the first update, and allocates exactly
   // this.

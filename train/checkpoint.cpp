@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "kernels/collectives.h"
 #include "kernels/error.h"
 #include "train/checkpoint_files.h"
 #include "train/durable_file.h"
@@ -33,18 +34,25 @@ json entry(const WrittenFile& file) {
   return {{"bytes", file.bytes}, {"checksum", checksum_text(file.checksum)}};
 }
 
-void write_files(const std::string& path, std::int64_t step, const CheckpointContents& contents,
-                 Backend& backend) {
-  const std::map<std::string, std::string> metadata = {{"format", "spectrain"},
-                                                       {"step", std::to_string(step)}};
-  json files;
-  files[kModel] = entry(write_safetensors(path + "/" + kModel, contents.model, metadata, &backend));
-  files[kOptimizer] =
-      entry(write_safetensors(path + "/" + kOptimizer, contents.optimizer, metadata, &backend));
+std::map<std::string, std::string> metadata_of(std::int64_t step) {
+  return {{"format", "spectrain"}, {"step", std::to_string(step)}};
+}
+
+// state.json and the manifest, beside the two files of tensors described in `files`.
+void write_texts(const std::string& path, std::int64_t step, const CheckpointContents& contents, json files) {
   files[kState] = entry(write_text(path + "/" + kState, contents.state.dump(2) + "\n"));
   const json manifest = {{"format", 1}, {"step", step}, {"checksum", "xxh64"}, {"files", files}};
   write_text(path + "/" + kManifest, manifest.dump(2) + "\n");
   sync_directory(path);
+}
+
+void write_files(const std::string& path, std::int64_t step, const CheckpointContents& contents,
+                 Backend& backend) {
+  json files;
+  files[kModel] = entry(write_safetensors(path + "/" + kModel, contents.model, metadata_of(step), &backend));
+  files[kOptimizer] =
+      entry(write_safetensors(path + "/" + kOptimizer, contents.optimizer, metadata_of(step), &backend));
+  write_texts(path, step, contents, std::move(files));
 }
 
 // The manifest, its form checked. Throws RequestError.
@@ -80,8 +88,8 @@ void check_sizes(const std::string& path, const json& files) {
   }
 }
 
-void check_contents(const std::string& path, const std::string& name, const json& facts) {
-  const InputFile file(path + "/" + name);
+WrittenFile read_through(const std::string& path) {
+  const InputFile file(path);
   Checksum sum;
   std::vector<std::byte> buffer(std::size_t{1} << 20);
   for (std::uint64_t done = 0; done < file.bytes();) {
@@ -90,7 +98,12 @@ void check_contents(const std::string& path, const std::string& name, const json
     sum.update(buffer.data(), count);
     done += count;
   }
-  const std::string found = checksum_text(sum.digest()), expected = facts.at("checksum").get<std::string>();
+  return {file.bytes(), sum.digest()};
+}
+
+void check_contents(const std::string& path, const std::string& name, const json& facts) {
+  const std::string found = checksum_text(read_through(path + "/" + name).checksum),
+                    expected = facts.at("checksum").get<std::string>();
   if (found != expected)
     throw RequestError(fmt::format("{}/{} is damaged: its checksum is {}, the manifest says {}", path, name,
                                    found, expected));
@@ -144,6 +157,45 @@ std::string write_checkpoint(const std::string& directory, std::int64_t step,
   return final_path;
 }
 
+std::string write_checkpoint(const std::string& directory, std::int64_t step,
+                             const CheckpointContents& contents, Backend& backend, int keep,
+                             const CheckpointRanks& ranks) {
+  const std::string writing = directory + "/" + std::string(kWriting) + step_name(step);
+  const std::string final_path = directory + "/" + step_name(step);
+  const std::string model = writing + "/" + kModel, optimizer = writing + "/" + kOptimizer;
+  const bool first = ranks.rank == 0;
+  try {
+    if (first) {
+      make_directory(directory);
+      remove_leftovers(directory);
+      make_directory(writing);
+      lay_out_safetensors(model, ranks.model, metadata_of(step));
+      lay_out_safetensors(optimizer, ranks.optimizer, metadata_of(step));
+    }
+    ranks.barrier("the layout of a checkpoint");
+    write_pieces(model, contents.model, backend);
+    write_pieces(optimizer, contents.optimizer, backend);
+    ranks.barrier("the tensors of a checkpoint");
+    if (first) {
+      write_texts(writing, step, contents,
+                  {{kModel, entry(read_through(model))}, {kOptimizer, entry(read_through(optimizer))}});
+      publish(writing, final_path);
+    }
+  } catch (const PeerFailure&) {
+    std::error_code ignored;
+    if (first) fs::remove_all(writing, ignored);
+    throw;
+  } catch (const Error& e) {
+    std::error_code ignored;
+    if (first) fs::remove_all(writing, ignored);
+    throw Error(fmt::format("the checkpoint of step {} was not written; earlier ones are as they were: {}",
+                            step, e.what()));
+  }
+  if (first) prune(directory, step, keep);
+  ranks.barrier("the end of a checkpoint");
+  return final_path;
+}
+
 std::optional<FoundCheckpoint> newest_checkpoint(const std::string& directory, Verify verify,
                                                  std::vector<std::string>* notes) {
   std::vector<StepDirectory> all = step_directories(directory);
@@ -188,18 +240,30 @@ CheckpointReader::CheckpointReader(std::string path) : path_(std::move(path)) {
 }
 
 void CheckpointReader::load_model(Backend& backend, std::span<const StateTensor> into) const {
-  load(kModel, backend, into);
+  const SafetensorsFile file = checked(kModel, into);
+  for (const StateTensor& t : into) file.read(backend, t);
 }
 
 void CheckpointReader::load_optimizer(Backend& backend, std::span<const StateTensor> into) const {
-  load(kOptimizer, backend, into);
+  load_optimizer(backend, into, into);
 }
 
-void CheckpointReader::load(const char* name, Backend& backend, std::span<const StateTensor> into) const {
+void CheckpointReader::load_optimizer(Backend& backend, std::span<const StateTensor> into,
+                                      std::span<const StateTensor> layout) const {
+  const SafetensorsFile file = checked(kOptimizer, layout);
+  for (const StateTensor& t : into) file.read(backend, t);
+}
+
+void CheckpointReader::read_model(std::span<const StateTensor> layout,
+                                  const std::function<void(const SafetensorsFile&)>& use) const {
+  use(checked(kModel, layout));
+}
+
+SafetensorsFile CheckpointReader::checked(const char* name, std::span<const StateTensor> layout) const {
   check_contents(path_, name, files_.at(name));
-  const SafetensorsFile file(path_ + "/" + name);
+  SafetensorsFile file(path_ + "/" + name);
   std::set<std::string_view> wanted;
-  for (const StateTensor& t : into) {
+  for (const StateTensor& t : layout) {
     const StoredTensor* stored = file.find(t.name);
     if (stored == nullptr)
       throw RequestError(
@@ -215,7 +279,7 @@ void CheckpointReader::load(const char* name, Backend& backend, std::span<const 
           fmt::format("{} has the tensor '{}' that this run does not know; it was written by a "
                       "different model or optimizer",
                       file.path(), t.name));
-  for (const StateTensor& t : into) file.read(file.at(t.name), backend, t.tensor);
+  return file;
 }
 
 }  // namespace spectrain

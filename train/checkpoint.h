@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -23,9 +24,21 @@
 
 namespace spectrain {
 
+class SafetensorsFile;
+
 struct CheckpointContents {
   std::vector<StateTensor> model, optimizer;
   nlohmann::json state;
+};
+
+// The ranks that write one checkpoint together: all call write_checkpoint() with the tensors, or parts of
+// tensors, that they own, and the layout of all. Rank 0 lays the files out, everybody fills in what is his,
+// and rank 0 reads them once for their checksums and publishes. The files are those that one process writes:
+// any number of ranks may read them. The directory must be the same for all ranks.
+struct CheckpointRanks {
+  int rank = 0;
+  std::vector<StateTensor> model, optimizer;  // names, dtypes, whole shapes
+  std::function<void(const char* what)> barrier;
 };
 
 // Writes the checkpoint of `step` and then removes older ones so that `keep` complete ones remain (0: all
@@ -35,6 +48,9 @@ struct CheckpointContents {
 // what was there before is then as it was.
 std::string write_checkpoint(const std::string& directory, std::int64_t step,
                              const CheckpointContents& contents, Backend& backend, int keep);
+std::string write_checkpoint(const std::string& directory, std::int64_t step,
+                             const CheckpointContents& contents, Backend& backend, int keep,
+                             const CheckpointRanks& ranks);
 
 // What the checks of a checkpoint look at.
 enum class Verify : std::uint8_t {
@@ -73,9 +89,15 @@ class CheckpointReader {
   // lacks, one of the checkpoint that the model lacks, another shape) is a RequestError naming it.
   void load_model(Backend& backend, std::span<const StateTensor> into) const;
   void load_optimizer(Backend& backend, std::span<const StateTensor> into) const;
+  // The same where `into` are some tensors or parts of tensors of the layout.
+  void load_optimizer(Backend& backend, std::span<const StateTensor> into,
+                      std::span<const StateTensor> layout) const;
+  // The same checks of the model's file against a layout; then the caller reads what it wants.
+  void read_model(std::span<const StateTensor> layout,
+                  const std::function<void(const SafetensorsFile&)>& use) const;
 
  private:
-  void load(const char* file, Backend& backend, std::span<const StateTensor> into) const;
+  SafetensorsFile checked(const char* file, std::span<const StateTensor> layout) const;
 
   std::string path_;
   std::int64_t step_ = 0;

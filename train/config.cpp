@@ -1,7 +1,10 @@
 #include "train/config.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
+#include "kernels/error.h"
 #include "train/config_parser.h"
 #include "train/config_tree.h"
 
@@ -14,13 +17,38 @@ std::int64_t RunConfig::steps() const {
 
 std::int64_t RunConfig::sequences_per_step() const { return batch.tokens / batch.context; }
 
-std::int64_t RunConfig::micro_batch() const {
-  if (batch.micro_batch > 0) return batch.micro_batch;
-  const std::int64_t sequences = sequences_per_step();
+namespace {
+
+// The largest divisor of `sequences` within kMicroBatchTokens.
+std::int64_t chosen_micro_batch(std::int64_t sequences, std::int64_t context) {
   std::int64_t best =
-      std::clamp<std::int64_t>(kMicroBatchTokens / batch.context, 1, std::max<std::int64_t>(sequences, 1));
+      std::clamp<std::int64_t>(kMicroBatchTokens / context, 1, std::max<std::int64_t>(sequences, 1));
   while (sequences % best != 0) --best;
   return best;
+}
+
+}  // namespace
+
+std::int64_t RunConfig::micro_batch() const {
+  return batch.micro_batch > 0 ? batch.micro_batch : chosen_micro_batch(sequences_per_step(), batch.context);
+}
+
+RunConfig share_of_rank(RunConfig config, int ranks) {
+  const std::int64_t sequences = config.sequences_per_step(), share = sequences / ranks;
+  if (sequences % ranks != 0)
+    throw RequestError(
+        fmt::format("{} ranks cannot share the {} sequences of a step (batch.tokens {} / batch.context {}) "
+                    "equally; take a "
+                    "number of ranks that divides them, or other batch.tokens",
+                    ranks, sequences, config.batch.tokens, config.batch.context));
+  if (config.batch.micro_batch > 0 && share % config.batch.micro_batch != 0)
+    throw RequestError(fmt::format(
+        "batch.micro_batch is {}, which does not divide the {} sequences that each of {} ranks has in a "
+        "step; 0 chooses one that does",
+        config.batch.micro_batch, share, ranks));
+  if (config.batch.micro_batch == 0)
+    config.batch.micro_batch = chosen_micro_batch(share, config.batch.context);
+  return config;
 }
 
 std::int64_t RunConfig::accumulation() const { return sequences_per_step() / micro_batch(); }

@@ -8,6 +8,7 @@
 #include "model/transformer.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "optim/sharding.h"
 
 namespace spectrain {
 
@@ -70,6 +71,14 @@ struct TrainSection {
   bool operator==(const TrainSection&) const = default;
 };
 
+struct DistributedSection {
+  Sharding sharding = Sharding::owners;
+  std::int64_t bucket_mib = 40;    // MiB of gradients that are sent together
+  double timeout = 60;             // seconds: for ranks to come together, and for each operation between them
+  std::int64_t check_every = 250;  // steps between comparisons of all weights over ranks; 0: never
+  bool operator==(const DistributedSection&) const = default;
+};
+
 struct RunConfig {
   RunSection run;
   TransformerConfig model;
@@ -79,6 +88,7 @@ struct RunConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainSection train;
+  DistributedSection distributed;
 
   std::int64_t steps() const;  // of the whole run: train.steps, or ceil(train.tokens / batch.tokens)
   std::int64_t sequences_per_step() const;  // batch.tokens / batch.context
@@ -89,6 +99,10 @@ struct RunConfig {
 
   bool operator==(const RunConfig&) const = default;
 };
+
+// The configuration of one of `ranks` that share the sequences of a step equally: its micro_batch divides its
+// share. Throws RequestError when that cannot be.
+RunConfig share_of_rank(RunConfig config, int ranks);
 
 inline constexpr std::int64_t kMicroBatchTokens = 16384;
 

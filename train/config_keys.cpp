@@ -77,6 +77,8 @@ constexpr Word<ScheduleShape> kShapes[] = {{"constant", ScheduleShape::constant}
                                            {"linear", ScheduleShape::linear},
                                            {"trapezoid", ScheduleShape::trapezoid}};
 
+constexpr Word<Sharding> kShardings[] = {{"owners", Sharding::owners}, {"none", Sharding::replicas}};
+
 void describe(KeyVisitor& v, RunSection& s) {
   v.field("name", &s.name, {}, "of the run and of its directory");
   v.field("directory", &s.directory, {}, "where run directories are made: directory/name");
@@ -222,6 +224,16 @@ void describe(KeyVisitor& v, TrainSection& s, double& clip) {
   v.field("log_every", &s.log_every, count_from(1), "steps between training lines of metrics.jsonl");
 }
 
+void describe(KeyVisitor& v, DistributedSection& s) {
+  v.field("sharding", choice(s.sharding, kShardings), {},
+          "owners: each matrix is updated by one rank; none: every rank updates everything");
+  v.field("bucket_mib", &s.bucket_mib, within(1, 1048576), "MiB of gradients that are sent together");
+  v.field("timeout", &s.timeout, within(1, 86400),
+          "seconds for ranks to come together, and for each operation between them");
+  v.field("check_every", &s.check_every, count_from(0),
+          "steps between comparisons of all weights over ranks; 0: never");
+}
+
 constexpr std::string_view kRules[] = {"adamw", "muon"};  // in the order of RuleOptions
 
 Choice rule_choice(GroupConfig& g) {
@@ -284,6 +296,8 @@ void describe(KeyVisitor& v, RunConfig& c) {
             [&](KeyVisitor& inside) { describe(inside, c.schedule); });
   v.section("train", "length of the run and what happens on the way",
             [&](KeyVisitor& inside) { describe(inside, c.train, c.optimizer.clip); });
+  v.section("distributed", "several ranks (train --ranks)",
+            [&](KeyVisitor& inside) { describe(inside, c.distributed); });
 }
 
 }  // namespace spectrain

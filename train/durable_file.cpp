@@ -72,6 +72,32 @@ void OutputFile::finish() {
   if (::close(fd_.release()) != 0) fail("close", path_);
 }
 
+void OutputFile::reserve(std::uint64_t bytes) {
+  const auto begin = static_cast<off_t>(bytes_);
+  // Where the room is not there, now is the time to say so.
+  const int code = bytes > 0 ? ::posix_fallocate(fd_.get(), begin, static_cast<off_t>(bytes)) : 0;
+  if (code != 0) {
+    errno = code;
+    fail("make room in", path_);
+  }
+  bytes_ += bytes;
+}
+
+PatchedFile::PatchedFile(std::string path)
+    : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CLOEXEC)) {
+  if (fd_.get() < 0) fail("open", path_);
+}
+
+void PatchedFile::write(std::uint64_t offset, const void* data, std::size_t bytes) {
+  if (::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_SET) < 0) fail("write", path_);
+  write_all(fd_.get(), data, bytes, path_);
+}
+
+void PatchedFile::finish() {
+  sync(fd_.get(), path_);
+  if (::close(fd_.release()) != 0) fail("close", path_);
+}
+
 InputFile::InputFile(std::string path)
     : path_(std::move(path)), fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
   if (fd_.get() < 0) fail("open", path_);

@@ -37,6 +37,8 @@ class OutputFile {
   explicit OutputFile(std::string path);
   void write(const void* data, std::size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  // Room for `bytes` more, all zero, that PatchedFile may fill; neither counted nor checksummed.
+  void reserve(std::uint64_t bytes);
   void finish();  // fsync and close; without it the file is an unfinished leftover
   std::uint64_t bytes() const { return bytes_; }
   std::uint64_t checksum() const { return sum_.digest(); }
@@ -46,6 +48,18 @@ class OutputFile {
   Descriptor fd_;
   Checksum sum_;
   std::uint64_t bytes_ = 0;
+};
+
+// An existing file of which some parts are written anew; other processes may write other parts of it.
+class PatchedFile {
+ public:
+  explicit PatchedFile(std::string path);
+  void write(std::uint64_t offset, const void* data, std::size_t bytes);
+  void finish();  // fsync and close
+
+ private:
+  std::string path_;
+  Descriptor fd_;
 };
 
 // A file opened for reading at any offset, thread-safe.

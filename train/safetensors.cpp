@@ -295,11 +295,23 @@ void SafetensorsFile::expect(const StoredTensor& tensor, const Tensor& into) con
 
 void SafetensorsFile::read(const StoredTensor& tensor, Backend& backend, const Tensor& into) const {
   expect(tensor, into);
-  if (in_host_memory(backend)) return read(tensor, 0, into.data, into.bytes());
+  read_from(tensor, 0, backend, into);
+}
+
+void SafetensorsFile::read(Backend& backend, const StateTensor& into) const {
+  const StoredTensor& tensor = at(into.name);
+  expect(tensor, Tensor(nullptr, into.tensor.dtype, into.whole_shape()));
+  read_from(tensor, static_cast<std::uint64_t>(into.first) * size_of(into.tensor.dtype), backend,
+            into.tensor);
+}
+
+void SafetensorsFile::read_from(const StoredTensor& tensor, std::uint64_t offset, Backend& backend,
+                                const Tensor& into) const {
+  if (in_host_memory(backend)) return read(tensor, offset, into.data, into.bytes());
   std::vector<std::byte> buffer(std::min(kPiece, into.bytes()));
   for (std::size_t done = 0; done < into.bytes(); done += buffer.size()) {
     const std::size_t count = std::min(buffer.size(), into.bytes() - done);
-    read(tensor, done, buffer.data(), count);
+    read(tensor, offset + done, buffer.data(), count);
     backend.copy_from_host(piece_of(into, done, count), buffer.data());
     backend.synchronize();  // the buffer is filled again at once
   }
@@ -338,8 +350,10 @@ std::vector<float> SafetensorsFile::read_floats(std::string_view name) const {
   return out;
 }
 
-WrittenFile write_safetensors(const std::string& path, std::span<const StateTensor> tensors,
-                              const std::map<std::string, std::string>& metadata, Backend* backend) {
+namespace {
+
+// The tensors in the order in which a file holds them, their names checked.
+std::vector<const StateTensor*> file_order(std::span<const StateTensor> tensors) {
   std::vector<const StateTensor*> order;
   std::set<std::string_view> names;
   for (const StateTensor& t : tensors) {
@@ -351,6 +365,51 @@ WrittenFile write_safetensors(const std::string& path, std::span<const StateTens
   std::stable_sort(order.begin(), order.end(), [](const StateTensor* a, const StateTensor* b) {
     return size_of(a->tensor.dtype) > size_of(b->tensor.dtype);
   });
+  return order;
+}
+
+}  // namespace
+
+void lay_out_safetensors(const std::string& path, std::span<const StateTensor> layout,
+                         const std::map<std::string, std::string>& metadata) {
+  const std::vector<const StateTensor*> order = file_order(layout);
+  const std::string header = header_text(metadata, order);
+  OutputFile file(path);
+  const std::uint64_t length = header.size();
+  file.write(&length, sizeof length);
+  file.write(header);
+  std::uint64_t bytes = 0;
+  for (const StateTensor* t : order) bytes += t->tensor.bytes();
+  file.reserve(bytes);
+  file.finish();
+}
+
+void write_pieces(const std::string& path, std::span<const StateTensor> pieces, Backend& backend) {
+  const SafetensorsFile layout(path);
+  PatchedFile file(path);
+  backend.synchronize();
+  std::vector<std::byte> buffer;
+  for (const StateTensor& piece : pieces) {
+    const StoredTensor& stored = layout.at(piece.name);
+    layout.expect(stored, Tensor(nullptr, piece.tensor.dtype, piece.whole_shape()));
+    const std::uint64_t begin = layout.data_begin() + stored.begin +
+                                static_cast<std::uint64_t>(piece.first) * size_of(piece.tensor.dtype);
+    if (in_host_memory(backend)) {
+      file.write(begin, piece.tensor.data, piece.tensor.bytes());
+      continue;
+    }
+    for (std::size_t done = 0; done < piece.tensor.bytes(); done += kPiece) {
+      buffer.resize(std::min(kPiece, piece.tensor.bytes() - done));
+      backend.copy_to_host(buffer.data(), piece_of(piece.tensor, done, buffer.size()));
+      file.write(begin + done, buffer.data(), buffer.size());
+    }
+  }
+  file.finish();
+}
+
+WrittenFile write_safetensors(const std::string& path, std::span<const StateTensor> tensors,
+                              const std::map<std::string, std::string>& metadata, Backend* backend) {
+  const std::vector<const StateTensor*> order = file_order(tensors);
   const std::string header = header_text(metadata, order);
   OutputFile file(path);
   const std::uint64_t length = header.size();

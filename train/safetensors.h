@@ -58,6 +58,7 @@ class SafetensorsFile {
   explicit SafetensorsFile(std::string path);
 
   const std::string& path() const { return file_.path(); }
+  std::uint64_t data_begin() const { return data_begin_; }               // byte of the file
   const std::vector<StoredTensor>& tensors() const { return tensors_; }  // in the order of their data
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const StoredTensor* find(std::string_view name) const;  // nullptr when there is none
@@ -67,6 +68,8 @@ class SafetensorsFile {
   void read(const StoredTensor& tensor, std::uint64_t offset, void* to, std::size_t count) const;
   // Into memory of the backend, a piece at a time. Dtype and shape must be the tensor's: RequestError.
   void read(const StoredTensor& tensor, Backend& backend, const Tensor& into) const;
+  // The same for a tensor that may be a part of the stored one.
+  void read(Backend& backend, const StateTensor& into) const;
   // Throws RequestError naming the tensor unless its dtype and shape are those of `into`.
   void expect(const StoredTensor& tensor, const Tensor& into) const;
   // As floats, from F64 (rounded), F32, BF16 or F16 (exact): RequestError for other types.
@@ -74,6 +77,8 @@ class SafetensorsFile {
 
  private:
   void check_layout(std::uint64_t data_bytes);
+  void read_from(const StoredTensor& tensor, std::uint64_t offset, Backend& backend,
+                 const Tensor& into) const;
 
   InputFile file_;
   std::uint64_t data_begin_ = 0;
@@ -85,6 +90,13 @@ class SafetensorsFile {
 struct WrittenFile {
   std::uint64_t bytes = 0, checksum = 0;
 };
+
+// For a file that several processes write together: one lays it out, with its header and room for every
+// tensor of the layout (whole tensors; their memory is not looked at), and then each process writes the
+// tensors or parts of tensors it has. What nobody writes is zero. Both are synced. Errors as below.
+void lay_out_safetensors(const std::string& path, std::span<const StateTensor> layout,
+                         const std::map<std::string, std::string>& metadata);
+void write_pieces(const std::string& path, std::span<const StateTensor> pieces, Backend& backend);
 
 // Writes the tensors, 64-byte aligned as a whole and each aligned to its elements (larger types first, else
 // in the given order; the header is padded with spaces). `backend` null: the tensors are host memory and are

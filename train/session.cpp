@@ -33,11 +33,11 @@ ProgramOptions program_options(const RunConfig& config, bool training) {
   return o;
 }
 
-Session::Session(const RunConfig& config, Backend& backend, bool training)
+Session::Session(const RunConfig& config, Backend& backend, bool training, Parameters::Values values)
     : config_(config), backend_(backend) {
   Tape tape;
   const Value losses = transformer(tape, config.model, micro_batch(), config.batch.context);
-  parameters_ = std::make_unique<Parameters>(tape, backend, config.compute.precision, training);
+  parameters_ = std::make_unique<Parameters>(tape, backend, config.compute.precision, training, values);
   if (training)
     training_ = std::make_unique<Program>(tape, losses, *parameters_, program_options(config, true));
 }
@@ -49,6 +49,11 @@ Program& Session::evaluation() {
     evaluation_ = std::make_unique<Program>(tape, losses, *parameters_, program_options(config_, false));
   }
   return *evaluation_;
+}
+
+void Session::set_hooks(const ProgramHooks& hooks) {
+  training_->set_hooks(hooks);
+  evaluation().set_hooks({hooks.before_use, {}});
 }
 
 namespace {
@@ -75,14 +80,17 @@ std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config) {
   return make_loader(config, config.data.validation, config.micro_batch(), DataOrder::sequential);
 }
 
-Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens) {
+Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens,
+                    Collectives* collectives) {
   const std::int64_t context = session.config().batch.context, batch = session.micro_batch();
   const std::int64_t wanted = tokens > 0 ? std::max<std::int64_t>(1, tokens / context) : validation.windows();
   const std::int64_t sequences = std::min(wanted, validation.windows());
   Program& program = session.evaluation();
   std::vector<std::int32_t> inputs(static_cast<std::size_t>(batch * context)), targets(inputs.size());
   double sum = 0;
-  for (std::int64_t first = 0; first < sequences; first += batch) {
+  const std::int64_t rank = collectives ? collectives->rank() : 0,
+                     ranks = collectives ? collectives->ranks() : 1;
+  for (std::int64_t first = rank * batch; first < sequences; first += ranks * batch) {
     const std::int64_t count = std::min(batch, sequences - first);
     const auto used = static_cast<std::size_t>(count * context);
     validation.read(first / batch, 0, count, std::span(inputs).first(used), std::span(targets).first(used));
@@ -92,6 +100,13 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
     program.set_input("targets", targets);
     program.forward();
     for (const double loss : program.host_result()) sum += loss;
+  }
+  if (ranks > 1) {
+    const auto memory = session.backend().allocate(sizeof sum, "the validation loss");
+    const Tensor x = memory->view(DType::f64, {1});
+    session.backend().copy_from_host(x, &sum);
+    collectives->wait(collectives->all_reduce(x, Reduce::sum, "the validation loss"));
+    session.backend().copy_to_host(&sum, x);
   }
   const std::int64_t predicted = sequences * context;
   return {sum / static_cast<double>(predicted), predicted};

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "data/loader.h"
+#include "kernels/collectives.h"
 #include "model/program.h"
 #include "train/config.h"
 
@@ -19,13 +20,16 @@ std::unique_ptr<Backend> make_backend(const ComputeSection& compute);
 class Session {
  public:
   // `training`: with gradients, a training program and one for validation of the same micro-batch.
-  Session(const RunConfig& config, Backend& backend, bool training);
+  // `values`: of which parameters master values are kept (model/program.h).
+  Session(const RunConfig& config, Backend& backend, bool training,
+          Parameters::Values values = Parameters::Values::all);
 
   const RunConfig& config() const { return config_; }
   Backend& backend() { return backend_; }
   Parameters& parameters() { return *parameters_; }
   Program& training() { return *training_; }
-  Program& evaluation();  // [micro_batch, context] losses; made at first use
+  Program& evaluation();                      // [micro_batch, context] losses; made at first use
+  void set_hooks(const ProgramHooks& hooks);  // of both programs
   std::int64_t micro_batch() const { return config_.micro_batch(); }
 
  private:
@@ -48,6 +52,8 @@ struct Evaluation {
 
 // The mean loss over the first `tokens` tokens of the validation set (0, or more than there are: all of it,
 // in whole sequences). A partial last batch is filled up with targets of -1, which count for nothing.
-Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens);
+// With `collectives` each rank reads its share of the batches, and all have the mean of all.
+Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens,
+                    Collectives* collectives = nullptr);
 
 }  // namespace spectrain

@@ -11,6 +11,7 @@
 #include "train/checksum.h"
 #include "train/interrupt.h"
 #include "train/peak.h"
+#include "train/safetensors.h"
 
 namespace spectrain {
 namespace {
@@ -31,62 +32,113 @@ std::string config_hash(const RunConfig& config) {
 
 }  // namespace
 
-Trainer::Trainer(const TrainRequest& request)
-    : config_(with_resolved_model(load_config(request.config, request.overrides))),
+Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch)
+    : collectives_(collectives),
+      config_(with_resolved_model(load_config(request.config, request.overrides))),
+      own_(share_of_rank(config_, collectives.ranks())),
       steps_(config_.steps()),
       count_(count(config_.model, config_.batch.context)),
       first_lr_(rule_for(config_.optimizer.groups.front().rule)->lr()) {
-  data_ = training_loader(config_);
-  validation_ = validation_loader(config_);
-  backend_ = make_backend(config_.compute);
-  session_ = std::make_unique<Session>(config_, *backend_, true);
-  optimizer_ = std::make_unique<Optimizer>(*backend_, session_->parameters().views(), config_.optimizer);
-  session_->evaluation();  // all memory is taken now, not an hour into the run
-  session_->parameters().initialize(config_.run.seed);
+  own_.compute.threads = threads_share(config_.compute.threads, launch);
+  data_ = training_loader(own_);
+  validation_ = validation_loader(own_);
+  backend_ = make_backend(own_.compute);
+  const DistributedOptions options{config_.distributed.sharding, config_.distributed.bucket_mib << 20};
+  const bool shared = several() && options.sharding == Sharding::owners;
+  session_ = std::make_unique<Session>(own_, *backend_, true,
+                                       shared ? Parameters::Values::read : Parameters::Values::all);
+  optimizer_ = std::make_unique<DistributedOptimizer>(*backend_, session_->parameters(), config_.optimizer,
+                                                      collectives_, options);
+  session_->set_hooks(optimizer_->hooks());  // all memory is taken now, not an hour into the run
+  optimizer_->initialize(config_.run.seed);
   const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
   tokens_.resize(micro_tokens);
   targets_.resize(micro_tokens);
   try_data();
+  agree_on_configuration();
   // Before the directory takes the new configuration: a checkpoint of another model is refused, and the run
   // stays as it was.
-  if (request.resume) load_newest_checkpoint(fmt::format("{}/{}", config_.run.directory, config_.run.name));
+  if (request.resume) load_newest_checkpoint(run_path());
+  optimizer_->compare_weights(first_step_);
+  if (first()) begin_run(request);
+  agree_on_validations();
+}
 
+// The run directory and what rank 0 keeps in it.
+void Trainer::begin_run(const TrainRequest& request) {
   const ExistingRun existing = request.resume  ? ExistingRun::resume
                                : request.force ? ExistingRun::set_aside
                                                : ExistingRun::refuse;
   directory_ =
       std::make_unique<RunDirectory>(config_.run.directory, config_.run.name, existing, to_yaml(config_));
   if (!directory_->set_aside_to().empty()) fmt::print("the old run is now {}\n", directory_->set_aside_to());
-  peak_ = measure_peak(*backend_, config_.compute.precision);
+  peak_ = measure_peak(*backend_, config_.compute.precision) * collectives_.ranks();
   begin_metrics();
+}
+
+// Rank 0 may know of one from metrics.jsonl; what is measured again must be the same for all.
+void Trainer::agree_on_validations() {
+  if (!several()) return;
+  const double own = validations_.empty() ? -1 : validations_.back().step;
+  double last = own;
+  const auto memory = backend_->allocate(sizeof last, "the last validation");
+  const Tensor x = memory->view(DType::f64, {1});
+  backend_->copy_from_host(x, &last);
+  collectives_.wait(collectives_.all_reduce(x, Reduce::max, "the start of the run"));
+  backend_->copy_to_host(&last, x);
+  if (last > own) remember(static_cast<std::int64_t>(last), 0, 0);
+}
+
+void Trainer::together(const char* what) { collectives_.wait(collectives_.barrier(what)); }
+
+void Trainer::agree_on_configuration() {
+  if (!several()) return;
+  const std::string yaml = to_yaml(config_);
+  const std::uint64_t own = checksum_of(yaml.data(), yaml.size());
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(collectives_.ranks()));
+  const auto memory = backend_->allocate((all.size() + 1) * sizeof own, "checksums of the configuration");
+  const Tensor from = memory->view(DType::f64, {1}),  // float64 only in name
+      to = memory->view(DType::f64, {collectives_.ranks()}, sizeof own);
+  backend_->copy_from_host(from, &own);
+  collectives_.wait(collectives_.all_gather(from, to, "checksums of the configuration"));
+  backend_->copy_to_host(all.data(), to);
+  for (std::size_t r = 1; r < all.size(); ++r)
+    if (all[r] != all[0])
+      throw RequestError(fmt::format(
+          "the configuration that rank {} reads is not that of rank 0; give all ranks the same file "
+          "and the same --set",
+          r));
 }
 
 // Token ids that the vocabulary does not have, where the first sequences show them: shards of another
 // tokenizer are refused before the run has a directory.
 void Trainer::try_data() {
   const auto context = static_cast<std::size_t>(config_.batch.context);
-  data_->read(0, 0, session_->micro_batch(), tokens_, targets_);
+  data_->read(0, collectives_.rank() * micro_batches() * session_->micro_batch(), session_->micro_batch(),
+              tokens_, targets_);
   validation_->read(0, 0, 1, std::span(tokens_).first(context), std::span(targets_).first(context));
-}
-
-std::vector<StateTensor> Trainer::model_state() const {
-  std::vector<StateTensor> tensors;
-  for (const ParameterView& p : session_->parameters().views()) tensors.push_back({p.info->name, p.value});
-  return tensors;
 }
 
 void Trainer::load_newest_checkpoint(const std::string& run_directory) {
   std::vector<std::string> notes;
   const auto found = newest_checkpoint(run_directory + "/checkpoints", Verify::contents, &notes);
-  for (const std::string& note : notes) fmt::print("{}\n", note);
-  if (!found) {
+  if (first())
+    for (const std::string& note : notes) fmt::print("{}\n", note);
+  if (found) load(CheckpointReader(found->path));
+  if (!first()) return;
+  if (found)
+    fmt::print("going on from {} after step {}\n", found->path, first_step_);
+  else
     fmt::print("{} holds no checkpoint: starting from the beginning\n", run_directory);
-    return;
-  }
-  const CheckpointReader reader(found->path);
-  reader.load_model(*backend_, model_state());
-  reader.load_optimizer(*backend_, optimizer_->state());
-  session_->parameters().refresh();
+}
+
+void Trainer::load(const CheckpointReader& reader) {
+  reader.read_model(optimizer_->value_layout(), [&](const SafetensorsFile& file) {
+    optimizer_->assign([&](std::size_t i, const Tensor& whole) {
+      file.read(*backend_, {session_->parameters().info(i).name, whole});
+    });
+  });
+  reader.load_optimizer(*backend_, optimizer_->state(), optimizer_->state_layout());
   const nlohmann::json& state = reader.state();
   first_step_ = last_saved_ = reader.step();
   clock_ = TrainingClock(state.at("train_seconds").get<double>());
@@ -94,7 +146,6 @@ void Trainer::load_newest_checkpoint(const std::string& run_directory) {
   for (const auto& v : state.at("validations"))
     validations_.push_back(
         {v.at(0).get<double>(), v.at(1).get<double>(), v.at(2).get<double>(), v.at(3).get<double>()});
-  fmt::print("going on from {} after step {}\n", found->path, first_step_);
 }
 
 void Trainer::begin_metrics() {
@@ -121,10 +172,12 @@ void Trainer::begin_metrics() {
 }
 
 void Trainer::print_start() const {
-  fmt::print("{}: {:.2f}M parameters, {} steps of {} tokens ({} x {} sequences of {}), {} on {}\n",
+  fmt::print("{}: {:.2f}M parameters, {} steps of {} tokens ({}{} x {} sequences of {}), {} on {}{}\n",
              config_.run.name, static_cast<double>(count_.parameters) / 1e6, steps_, config_.batch.tokens,
-             config_.accumulation(), session_->micro_batch(), config_.batch.context,
-             name_of(config_.compute.precision), backend_->description());
+             several() ? fmt::format("{} ranks x ", collectives_.ranks()) : "", micro_batches(),
+             session_->micro_batch(), config_.batch.context, name_of(config_.compute.precision),
+             several() ? fmt::format("{} ranks ({}) of ", collectives_.ranks(), collectives_.name()) : "",
+             backend_->description());
   fmt::print("data: {:.1f}M training tokens in {} files, {:.1f} epochs; {:.1f}M validation tokens\n",
              static_cast<double>(data_->tokens()) / 1e6, data_->files(),
              static_cast<double>(tokens_after(steps_)) /
@@ -152,28 +205,30 @@ std::string Trainer::what_is_saved() const {
 }
 
 void Trainer::validate(std::int64_t step) {
-  const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens);
+  const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_);
   if (!std::isfinite(e.loss))
     throw Error(fmt::format("step {}: the validation loss is {}; the first value that went bad is {}. {}",
                             step, e.loss, session_->evaluation().first_nonfinite(), what_is_saved()));
   remember(step, clock_.seconds(), e.loss);
   MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, {}};
   line.more.emplace_back("val_tokens", e.tokens);
-  metrics_->write(line);
+  if (first()) metrics_->write(line);
 }
 
 double Trainer::forward_backward(std::int64_t step) {
-  const std::int64_t sequences = session_->micro_batch(), micros = config_.accumulation();
+  const std::int64_t sequences = session_->micro_batch(), micros = micro_batches();
+  const std::int64_t begin = collectives_.rank() * micros * sequences;  // of this rank's stretch of the step
   const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
   double sum = 0;
   for (std::int64_t micro = 0; micro < micros; ++micro) {
-    data_->read(step, micro * sequences, sequences, tokens_, targets_);
+    data_->read(step, begin + micro * sequences, sequences, tokens_, targets_);
     if (micro + 1 < micros)
-      data_->prefetch(step, (micro + 1) * sequences, sequences);
+      data_->prefetch(step, begin + (micro + 1) * sequences, sequences);
     else
-      data_->prefetch(step + 1, 0, sequences);
+      data_->prefetch(step + 1, begin, sequences);
     session_->training().set_input("tokens", tokens_);
     session_->training().set_input("targets", targets_);
+    if (micro + 1 == micros) optimizer_->release_gradients();
     session_->training().forward_backward(scale, micro > 0);
     double loss = 0;
     for (const double l : session_->training().host_result()) loss += l;
@@ -188,31 +243,46 @@ double Trainer::forward_backward(std::int64_t step) {
 void Trainer::train_step(std::int64_t step) {
   const double before = clock_.seconds();
   clock_.start();
-  last_loss_ = forward_backward(step);
+  double sums[] = {forward_backward(step), InterruptGuard::raised() ? 1.0 : 0.0};
   const double factor = schedule_factor(config_.schedule, step, steps_);
-  const StepReport report = optimizer_->step(step, factor);
-  if (report.finite) session_->parameters().refresh();
+  const StepReport report = optimizer_->step(step, factor, sums);
+  last_loss_ = sums[0];
+  stop_ = sums[1] > 0;
   backend_->synchronize();
   clock_.stop();
 
-  const double lr = first_lr_ * factor;
-  const double speed = static_cast<double>(config_.batch.tokens) / (clock_.seconds() - before);
+  const double lr = first_lr_ * factor, seconds = clock_.seconds() - before;
+  const double speed = static_cast<double>(config_.batch.tokens) / seconds;
   if (!report.finite) skip(step + 1);
+  if (!first()) return;
   if (!report.finite || (step + 1) % config_.train.log_every == 0) {
     MetricsLine line{step + 1, tokens_after(step + 1), clock_.seconds(), last_loss_, {}, {}};
     line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};
     if (!report.finite) line.more.emplace_back("skipped", true);
+    if (several()) add_traffic(line, seconds);
     metrics_->write(line);
   }
   show(step + 1, lr, speed);
+}
+
+// Of this step, on rank 0.
+void Trainer::add_traffic(MetricsLine& line, double step_seconds) {
+  const Traffic now = collectives_.traffic();
+  line.more.emplace_back("step_seconds", step_seconds);
+  line.more.emplace_back("bytes_sent", static_cast<std::int64_t>(now.bytes_sent - traffic_.bytes_sent));
+  line.more.emplace_back("communication_seconds", now.busy_seconds - traffic_.busy_seconds);
+  line.more.emplace_back("waited_seconds", now.waited_seconds - traffic_.waited_seconds);
+  traffic_ = now;
 }
 
 void Trainer::skip(std::int64_t step) {
   skipped_ += 1;
   skipped_in_a_row_ = last_skipped_ == step - 1 ? skipped_in_a_row_ + 1 : 1;
   last_skipped_ = step;
-  progress_->note(fmt::format("step {}: a gradient is not finite; nothing was updated ({} so far)", step,
-                              skipped_ == 1 ? "1 step skipped" : fmt::format("{} steps skipped", skipped_)));
+  if (first())
+    progress_->note(
+        fmt::format("step {}: a gradient is not finite; nothing was updated ({} so far)", step,
+                    skipped_ == 1 ? "1 step skipped" : fmt::format("{} steps skipped", skipped_)));
   if (skipped_in_a_row_ >= kMostSkippedInARow)
     throw Error(
         fmt::format("step {}: the gradients of {} steps in a row were not finite, the weights no longer "
@@ -236,7 +306,7 @@ void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
 }
 
 void Trainer::save(std::int64_t step) {
-  CheckpointContents contents{model_state(), optimizer_->state(), {}};
+  CheckpointContents contents{optimizer_->owned_values(), optimizer_->owned_state(), {}};
   // A checkpoint of weights that are no numbers is worth nothing, and older ones are removed for it.
   for (const auto* tensors : {&contents.model, &contents.optimizer})
     for (const StateTensor& t : *tensors)
@@ -253,7 +323,14 @@ void Trainer::save(std::int64_t step) {
                     {"skipped_steps", skipped_},
                     {"validations", std::move(points)},
                     {"version", SPECTRAIN_VERSION}};
-  write_checkpoint(directory_->checkpoints_path(), step, contents, *backend_, config_.train.checkpoint.keep);
+  const std::string directory = run_path() + "/checkpoints";
+  const int keep = config_.train.checkpoint.keep;
+  if (several())
+    write_checkpoint(directory, step, contents, *backend_, keep,
+                     {collectives_.rank(), optimizer_->value_layout(), optimizer_->state_layout(),
+                      [this](const char* what) { together(what); }});
+  else
+    write_checkpoint(directory, step, contents, *backend_, keep);
   last_saved_ = step;
 }
 
@@ -272,22 +349,30 @@ void Trainer::print_end(std::int64_t step) const {
     fmt::print("target {} not reached\n", config_.train.target);
 }
 
+bool Trainer::stopped() const { return several() ? stop_ : InterruptGuard::raised(); }
+
 void Trainer::run() {
-  print_start();
-  progress_ = std::make_unique<Progress>(progress_options_for(stdout));
+  if (first()) {
+    print_start();
+    progress_ = std::make_unique<Progress>(progress_options_for(stdout));
+  }
   session_seconds_ = clock_.seconds();
   const InterruptGuard guard;
   std::int64_t step = first_step_;
-  while (step < steps_ && !InterruptGuard::raised()) {
+  while (step < steps_ && !stopped()) {
     // A resumed run may have the validation of its first step already.
     if (validates(step) && !validated(step)) validate(step);
+    const std::int64_t check = config_.distributed.check_every;
+    if (check > 0 && step > first_step_ && step % check == 0) optimizer_->compare_weights(step);
     train_step(step);
     ++step;
     const std::int64_t every = config_.train.checkpoint.every;
     if (every > 0 && step % every == 0 && step < steps_) save(step);
   }
   if (step == steps_ && !validated(step)) validate(step);
+  optimizer_->compare_weights(step);
   if (last_saved_ != step) save(step);
+  if (!first()) return;
   progress_->finish();
   if (step < steps_) fmt::print("interrupted after step {}; saved, go on with --resume\n", step);
   print_end(step);

@@ -1,14 +1,17 @@
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "optim/optimizer.h"
+#include "optim/distributed_optimizer.h"
 #include "train/clock.h"
 #include "train/commands.h"
 #include "train/config.h"
+#include "train/launch.h"
 #include "train/metrics.h"
 #include "train/progress.h"
 #include "train/run_directory.h"
@@ -16,12 +19,17 @@
 
 namespace spectrain {
 
+class CheckpointReader;
+
 // One training run: its directory, model, optimizer, data and measurements, and the loop over steps.
+//
+// Of several ranks each has a Trainer, and they do the same steps together: rank r takes the r-th stretch of
+// the sequences of every step. Rank 0 alone prints, and writes everything but the tensors of checkpoints.
 class Trainer {
  public:
   // Everything that can be refused is refused here, before a file is written: with `resume` the newest
   // complete checkpoint is loaded first. Then the run directory is made.
-  explicit Trainer(const TrainRequest& request);
+  Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch);
 
   void run();  // to the end, or to the first interrupt; throws Error when the run fails
 
@@ -31,27 +39,41 @@ class Trainer {
   bool validated(std::int64_t step) const;
   void remember(std::int64_t step, double seconds, double loss);
   std::string what_is_saved() const;           // a sentence for the end of a failure's message
-  double forward_backward(std::int64_t step);  // the mean loss of the step's batch
+  double forward_backward(std::int64_t step);  // this rank's part of the mean loss of the step's batch
   void train_step(std::int64_t step);
   void show(std::int64_t step, double lr, double tokens_per_second);
   void skip(std::int64_t step);  // a step whose gradient was not finite; Error when it is one too many
   void save(std::int64_t step);  // Error when a weight or the optimizer's state is not finite
   void load_newest_checkpoint(const std::string& run_directory);
+  void load(const CheckpointReader& reader);
+  void agree_on_configuration();    // Error where ranks read different ones
+  void agree_on_validations();
+  void together(const char* what);  // all ranks have come this far
+  bool first() const { return collectives_.rank() == 0; }
+  bool several() const { return collectives_.ranks() > 1; }
+  bool stopped() const;  // somebody asked for the end, the same on all ranks
+  void add_traffic(MetricsLine& line, double step_seconds);
   void try_data();
+  void begin_run(const TrainRequest& request);
   void begin_metrics();
   void print_start() const;
   void print_end(std::int64_t step) const;
   std::int64_t tokens_after(std::int64_t step) const { return step * config_.batch.tokens; }
-  std::vector<StateTensor> model_state() const;
+  std::int64_t micro_batches() const {
+    return own_.sequences_per_step() / collectives_.ranks() / own_.batch.micro_batch;
+  }
+  std::string run_path() const { return fmt::format("{}/{}", config_.run.directory, config_.run.name); }
 
-  RunConfig config_;
+  Collectives& collectives_;
+  RunConfig config_;  // as it was read
+  RunConfig own_;     // this rank's: its micro-batch and threads
   std::int64_t steps_;
   ModelCount count_;
   double first_lr_;  // of the first group, before the schedule: what progress lines show
   std::unique_ptr<TokenLoader> data_, validation_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Session> session_;
-  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<DistributedOptimizer> optimizer_;
   std::unique_ptr<RunDirectory> directory_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Progress> progress_;
@@ -64,6 +86,8 @@ class Trainer {
   std::int64_t skipped_in_a_row_ = 0, last_skipped_ = -1;
   double last_loss_ = 0;
   double session_seconds_ = 0;  // of the clock when this process began to train
+  bool stop_ = false;           // some rank was interrupted
+  Traffic traffic_;             // when the last metrics line was written
   double peak_ = 0;             // FLOP/s of a matrix product, measured at the start
 };
 

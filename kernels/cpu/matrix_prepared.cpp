@@ -47,6 +47,14 @@ void CpuBackend::refresh(PreparedMatrix& w, const Tensor& master) {
   matrices().pack(master, *matrix);
 }
 
+std::vector<std::byte> CpuBackend::contents(const PreparedMatrix& w) const {
+  const auto* matrix = dynamic_cast<const Matrices::Prepared*>(&w);
+  require(matrix != nullptr, "contents", "the matrix was prepared by another backend");
+  // The backward layout is made from the same numbers.
+  const auto* first = static_cast<const std::byte*>(matrix->forward->data());
+  return {first, first + matrix->forward->bytes()};
+}
+
 std::size_t CpuBackend::Matrices::layout_bytes(const MatrixMachine& machine, std::int64_t k, std::int64_t n,
                                                DType compute) {
   if (choose_engine(machine, compute) == MatrixEngine::onednn)

@@ -42,6 +42,7 @@ class ReferenceBackend final : public Backend {
   std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) override;
   std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override;
   void refresh(PreparedMatrix& matrix, const Tensor& master) override;
+  std::vector<std::byte> contents(const PreparedMatrix& matrix) const override;
   void linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act, const Tensor& pre,
               const Tensor& y) override;
   void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,

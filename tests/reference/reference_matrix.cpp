@@ -38,6 +38,12 @@ void ReferenceBackend::refresh(PreparedMatrix& matrix, const Tensor& master) {
   dynamic_cast<ReferenceMatrix&>(matrix).read(master);
 }
 
+std::vector<std::byte> ReferenceBackend::contents(const PreparedMatrix& matrix) const {
+  const std::vector<double>& w = dynamic_cast<const ReferenceMatrix&>(matrix).w;
+  const auto* first = reinterpret_cast<const std::byte*>(w.data());
+  return {first, first + w.size() * sizeof(double)};
+}
+
 void ReferenceBackend::linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act,
                               const Tensor& pre, const Tensor& y) {
   const std::int64_t R = x.rows(), K = w.cols(), N = w.rows();

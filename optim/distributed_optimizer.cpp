@@ -1,0 +1,241 @@
+#include "optim/distributed_optimizer.h"
+
+#include <fmt/format.h>
+
+#include "kernels/error.h"
+#include "model/plan.h"
+#include "optim/bucket_traffic.h"
+
+namespace spectrain {
+namespace {
+
+std::vector<const ParameterInfo*> infos_of(const std::vector<ParameterInfo>& parameters) {
+  std::vector<const ParameterInfo*> infos;
+  for (const ParameterInfo& p : parameters) infos.push_back(&p);
+  return infos;
+}
+
+std::vector<const ParameterInfo*> infos_of(const Parameters& parameters) {
+  std::vector<const ParameterInfo*> infos;
+  for (std::size_t i = 0; i < parameters.size(); ++i) infos.push_back(&parameters.info(i));
+  return infos;
+}
+
+}  // namespace
+
+ShardPlan shard_plan_of(const Tape& tape, const OptimizerConfig& config, DType compute, DType master,
+                        int ranks, std::int64_t bucket_bytes) {
+  const std::vector<const ParameterInfo*> infos = infos_of(tape.parameters());
+  const std::vector<std::uint8_t> read = read_parameters(tape), prepared = prepared_parameters(tape);
+  std::vector<DType> weights;
+  for (std::size_t i = 0; i < infos.size(); ++i)
+    weights.push_back(read[i] || !prepared[i] || master == DType::f64 ? master : compute);
+  ShardOptions options;
+  options.bucket_bytes = bucket_bytes;
+  options.master = master;
+  return plan_shards(infos, plan_groups(infos, config, master), weights, ranks, options);
+}
+
+struct DistributedOptimizer::Impl {
+  Impl(Backend& b, Parameters& p, const OptimizerConfig& config, Collectives& c, const DistributedOptions& o)
+      : backend(b), parameters(p), collectives(c), mode(o.sharding) {
+    scalars = backend.allocate(kMostSums * sizeof(double), "sums over ranks");
+    if (collectives.ranks() > 1 && mode == Sharding::owners)
+      share(config, o.bucket_bytes);
+    else
+      optimizer = std::make_unique<Optimizer>(backend, parameters.views(), config);
+    if (collectives.ranks() > 1 && mode == Sharding::replicas) pending_replicas.reserve(parameters.size());
+  }
+
+  void share(const OptimizerConfig& config, std::int64_t bucket_bytes) {
+    const std::vector<const ParameterInfo*> infos = infos_of(parameters);
+    OptimizerPlan groups = plan_groups(infos, config, backend.master());
+    std::vector<DType> weights;
+    for (std::size_t i = 0; i < infos.size(); ++i)
+      weights.push_back(parameters.has_value(i) || backend.master() == DType::f64 ? backend.master()
+                                                                                  : parameters.compute());
+    ShardOptions options;
+    options.bucket_bytes = bucket_bytes;
+    options.master = backend.master();
+    plan = plan_shards(infos, groups, weights, collectives.ranks(), options);
+    traffic = std::make_unique<BucketTraffic>(backend, parameters, collectives, plan);
+    std::vector<Piece> pieces;
+    std::vector<Tensor> masters, gradients;
+    for (const ShardPiece& p : plan.pieces_of(collectives.rank())) {
+      pieces.push_back(p.piece);
+      masters.push_back(traffic->master(p));
+      gradients.push_back(traffic->gradient(p));
+    }
+    optimizer = std::make_unique<Optimizer>(backend, std::move(groups), std::move(pieces), masters, gradients,
+                                            config.clip);
+  }
+
+  // Replicas: every gradient by itself, in the order in which they are done.
+  void reduce_replica(std::size_t i) {
+    pending_replicas.push_back(
+        collectives.all_reduce(parameters.view(i).gradient, Reduce::sum, parameters.info(i).name));
+    reduced[i] = 1;
+  }
+
+  void add_over_ranks(std::span<double> values) {
+    if (collectives.ranks() == 1) return;
+    const Tensor x = scalars->view(DType::f64, {static_cast<std::int64_t>(values.size())});
+    backend.copy_from_host(x, values.data());
+    collectives.wait(collectives.all_reduce(x, Reduce::sum, "the gradient's norm"));
+    backend.copy_to_host(values.data(), x);
+  }
+
+  static constexpr std::size_t kMostSums = 8;
+
+  Backend& backend;
+  Parameters& parameters;
+  Collectives& collectives;
+  Sharding mode;
+  ShardPlan plan;
+  std::unique_ptr<BucketTraffic> traffic;  // null unless owners share
+  std::unique_ptr<Optimizer> optimizer;
+  std::unique_ptr<Buffer> scalars;
+  bool releasing = false;
+  std::vector<Event> pending_replicas;
+  std::vector<std::uint8_t> reduced;
+};
+
+DistributedOptimizer::DistributedOptimizer(Backend& backend, Parameters& parameters,
+                                           const OptimizerConfig& config, Collectives& collectives,
+                                           const DistributedOptions& options)
+    : impl_(std::make_unique<Impl>(backend, parameters, config, collectives, options)) {}
+
+DistributedOptimizer::~DistributedOptimizer() = default;
+
+ProgramHooks DistributedOptimizer::hooks() {
+  Impl* m = impl_.get();
+  if (m->collectives.ranks() == 1) return {};
+  ProgramHooks hooks;
+  if (m->traffic) hooks.before_use = [m](std::size_t i) { m->traffic->need(i); };
+  hooks.gradient_done = [m](std::size_t i) {
+    if (!m->releasing) return;
+    if (m->traffic)
+      m->traffic->gradient_done(i);
+    else
+      m->reduce_replica(i);
+  };
+  return hooks;
+}
+
+void DistributedOptimizer::initialize(std::uint64_t seed) {
+  impl_->parameters.initialize(seed, [this](std::size_t i, const Tensor& whole) {
+    if (impl_->traffic) impl_->traffic->take(i, whole);
+  });
+}
+
+void DistributedOptimizer::assign(const std::function<void(std::size_t i, const Tensor& whole)>& read) {
+  impl_->parameters.assign(read, [this](std::size_t i, const Tensor& whole) {
+    if (impl_->traffic) impl_->traffic->take(i, whole);
+  });
+}
+
+void DistributedOptimizer::release_gradients() {
+  Impl& m = *impl_;
+  if (m.collectives.ranks() == 1) return;
+  m.releasing = true;
+  m.pending_replicas.clear();
+  m.reduced.assign(m.parameters.size(), 0);
+  if (m.traffic) m.traffic->begin();
+}
+
+StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, std::span<double> sums) {
+  Impl& m = *impl_;
+  if (sums.size() + 1 > Impl::kMostSums) throw std::logic_error("DistributedOptimizer::step: too many sums");
+  m.releasing = false;
+  if (m.collectives.ranks() > 1) {
+    if (m.traffic) {
+      m.traffic->finish_gradients();
+    } else {
+      for (std::size_t i = 0; i < m.parameters.size(); ++i)
+        if (!m.reduced[i]) m.reduce_replica(i);
+      for (const Event e : m.pending_replicas) m.collectives.wait(e);
+    }
+  }
+  std::vector<double> all(1, m.optimizer->gradient_squares());
+  // Replicas have the whole gradient already; only the caller's sums are to be added.
+  if (!m.traffic && m.collectives.ranks() > 1) all[0] /= m.collectives.ranks();
+  all.insert(all.end(), sums.begin(), sums.end());
+  m.add_over_ranks(all);
+  std::copy(all.begin() + 1, all.end(), sums.begin());
+  const StepReport report = m.optimizer->update(step, lr_factor, all[0]);
+  if (!report.finite) return report;
+  if (m.traffic)
+    m.traffic->send_weights();
+  else
+    m.parameters.refresh();
+  return report;
+}
+
+void DistributedOptimizer::finish_weights() {
+  if (impl_->traffic) impl_->traffic->finish_weights();
+}
+
+void DistributedOptimizer::compare_weights(std::int64_t step) {
+  Impl& m = *impl_;
+  const int ranks = m.collectives.ranks();
+  if (ranks == 1) return;
+  finish_weights();
+  const std::size_t count = m.parameters.size();
+  std::vector<std::uint64_t> own(count), all(count * static_cast<std::size_t>(ranks));
+  for (std::size_t i = 0; i < count; ++i) own[i] = m.parameters.hash(i);
+  // As float64 only in name: nothing is computed with them.
+  const auto n = static_cast<std::int64_t>(count);
+  const auto memory =
+      m.backend.allocate((count + all.size()) * sizeof(std::uint64_t), "hashes of the weights");
+  const Tensor from = memory->view(DType::f64, {n}), to = memory->view(DType::f64, {n * ranks}, from.bytes());
+  m.backend.copy_from_host(from, own.data());
+  m.collectives.wait(m.collectives.all_gather(from, to, "hashes of the weights"));
+  m.backend.copy_to_host(all.data(), to);
+  for (std::size_t i = 0; i < count; ++i)
+    for (int r = 1; r < ranks; ++r)
+      if (all[static_cast<std::size_t>(r) * count + i] != all[i])
+        throw Error(
+            fmt::format("step {}: the weights {} of rank {} are not those of rank 0; memory or the network "
+                        "of one of them may "
+                        "be at fault",
+                        step, m.parameters.info(i).name, r));
+}
+
+std::vector<StateTensor> DistributedOptimizer::owned_values() const {
+  Impl& m = *impl_;
+  if (m.traffic) return m.traffic->owned_values();
+  std::vector<StateTensor> values;
+  if (m.collectives.rank() == 0)
+    for (const ParameterView& p : m.parameters.views()) values.push_back({p.info->name, p.value});
+  return values;
+}
+
+std::vector<StateTensor> DistributedOptimizer::owned_state() const {
+  if (!impl_->traffic && impl_->collectives.rank() != 0) return {};
+  return impl_->optimizer->state();
+}
+
+std::vector<StateTensor> DistributedOptimizer::value_layout() const {
+  std::vector<StateTensor> layout;
+  for (std::size_t i = 0; i < impl_->parameters.size(); ++i) {
+    const ParameterInfo& info = impl_->parameters.info(i);
+    layout.push_back({info.name, Tensor(nullptr, impl_->backend.master(), info.shape)});
+  }
+  return layout;
+}
+
+std::vector<StateTensor> DistributedOptimizer::state_layout() const {
+  return impl_->optimizer->state_layout();
+}
+
+std::vector<StateTensor> DistributedOptimizer::state() const { return impl_->optimizer->state(); }
+
+std::string DistributedOptimizer::describe() const {
+  std::string text = impl_->optimizer->describe();
+  if (impl_->traffic) text += spectrain::describe(impl_->plan, impl_->backend.master());
+  return text;
+}
+
+const ShardPlan* DistributedOptimizer::plan() const { return impl_->traffic ? &impl_->plan : nullptr; }
+
+}  // namespace spectrain

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/collectives.h"
+#include "model/program.h"
+#include "optim/optimizer.h"
+#include "optim/shard_plan.h"
+#include "optim/sharding.h"
+
+// The optimizer of a job of one or many ranks: takes the gradients a training program makes, adds them over
+// ranks, updates, and brings the new weights back. Every rank makes the same calls.
+//
+//   owners    (shard_plan.h) gradients are reduce-scattered bucket by bucket while the backward pass of the
+//             last micro-batch still runs; each rank updates what it owns; new weights are all-gathered while
+//             the next forward pass runs, which waits bucket by bucket
+//   replicas  gradients are all-reduced, every rank updates everything: what `owners` is tested against
+//
+// One rank is Optimizer itself, in place, without a copy or a call. The sums of ranks are taken in rank order
+// (collectives.h), so both modes make the same bits; and, without clipping and with one micro-batch per rank,
+// those of one process that accumulates the same micro-batches.
+
+namespace spectrain {
+
+// The plan that a model trained by `ranks` with `owners` follows, from its recording alone.
+ShardPlan shard_plan_of(const Tape& tape, const OptimizerConfig& config, DType compute, DType master,
+                        int ranks, std::int64_t bucket_bytes);
+
+class DistributedOptimizer {
+ public:
+  // Parameters of more than one rank under `owners` should be made with Values::read: master values are here.
+  DistributedOptimizer(Backend& backend, Parameters& parameters, const OptimizerConfig& config,
+                       Collectives& collectives, const DistributedOptions& options);
+  ~DistributedOptimizer();
+
+  // For every program over these parameters: before_use brings weights, gradient_done releases gradients.
+  ProgramHooks hooks();
+
+  void initialize(std::uint64_t seed);
+  // New master values of every parameter: read(i, whole) fills `whole`, padding rows included.
+  void assign(const std::function<void(std::size_t i, const Tensor& whole)>& read);
+
+  // Before the last micro-batch of a step: gradients that it completes may leave.
+  void release_gradients();
+  // After it. sums: added over ranks with the same message as the squares of the gradient (a loss, a vote).
+  // Throws PeerFailure.
+  StepReport step(std::int64_t step, double lr_factor, std::span<double> sums);
+  // Until all weights are those of the last step.
+  void finish_weights();
+  // Throws Error naming the first tensor that is not the same on all ranks, and the ranks. Waits for weights.
+  void compare_weights(std::int64_t step);
+
+  // What this rank writes into a checkpoint: the tensors, or parts of them, that it owns (nothing for
+  // replicas other than rank 0). Master values and the optimizer's state.
+  std::vector<StateTensor> owned_values() const;
+  std::vector<StateTensor> owned_state() const;
+  // All that the ranks together write: names, dtypes and whole shapes, without memory.
+  std::vector<StateTensor> value_layout() const;
+  std::vector<StateTensor> state_layout() const;
+  // The state this rank has, to be filled from a checkpoint.
+  std::vector<StateTensor> state() const;
+
+  std::string describe() const;
+  const ShardPlan* plan() const;  // null unless the work is shared by `owners`
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace spectrain

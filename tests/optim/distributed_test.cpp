@@ -1,0 +1,272 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+
+#include "model/transformer.h"
+#include "optim/distributed_optimizer.h"
+#include "tests/optim/thread_collectives.h"
+
+// A small transformer trained by 1, 2, 3, 4 and 8 ranks: the same weights, whoever updates what.
+
+namespace spectrain {
+namespace {
+
+constexpr std::int64_t kContext = 16;
+
+struct Setting {
+  int ranks = 1;
+  Sharding sharding = Sharding::owners;
+  DType compute = DType::f32;
+  int micros = 1;  // per rank
+  std::int64_t bucket_bytes = 4000;
+  double clip = 0;
+  bool tied = true;
+  int steps = 4;
+  bool adamw_only = false;
+};
+
+TransformerConfig model(bool tied) {
+  TransformerConfig c;
+  c.vocab = 61;
+  c.padded_vocab = 64;
+  c.context = kContext;
+  c.layers = 3;
+  c.width = 24;
+  c.heads = 3;
+  c.tied = tied;
+  return c.resolved();
+}
+
+OptimizerConfig rules(const Setting& s) {
+  OptimizerConfig c;
+  if (s.adamw_only) {
+    c.groups.push_back(
+        {{Role::hidden, Role::embedding, Role::head, Role::gain, Role::bias, Role::scalar}, AdamWOptions{}});
+  } else {
+    c.groups.push_back({{Role::hidden}, MuonOptions{}});
+    AdamWOptions adamw;
+    adamw.weight_decay = 0.1;
+    c.groups.push_back({{Role::embedding, Role::head, Role::gain, Role::bias, Role::scalar}, adamw});
+  }
+  c.clip = s.clip;
+  return c;
+}
+
+// Tokens of micro-batch `micro` of a step, whoever has it.
+std::vector<std::int32_t> tokens(std::int64_t step, std::int64_t micro, bool targets) {
+  std::mt19937 random(static_cast<unsigned>(step * 1000 + micro));
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(kContext) + 1);
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random() % 61);
+  return targets ? std::vector<std::int32_t>(ids.begin() + 1, ids.end())
+                 : std::vector<std::int32_t>(ids.begin(), ids.end() - 1);
+}
+
+struct Outcome {
+  std::vector<std::vector<float>> weights;  // by parameter, put together from what the ranks own
+  std::vector<double> losses, norms;
+  std::int64_t matrices = 0;  // orthogonalised in all steps by all ranks
+  std::int64_t state_numbers = 0, master_numbers = 0;
+  std::uint64_t sent = 0;  // by rank 0, gradients and weights of all steps
+  std::uint64_t planned = 0;
+};
+
+Outcome train(const Setting& s) {
+  Outcome outcome;
+  std::mutex mutex;
+  ThreadRanks all(s.ranks);
+  all.run([&](Collectives& c) {
+    const auto backend = make_cpu_backend({1, true});
+    const bool shared = s.ranks > 1 && s.sharding == Sharding::owners;
+    Tape tape;
+    const Value losses = transformer(tape, model(s.tied), 1, kContext);
+    Parameters parameters(tape, *backend, s.compute, true,
+                          shared ? Parameters::Values::read : Parameters::Values::all);
+    ProgramOptions options;
+    options.compute = s.compute;
+    Program program(tape, losses, parameters, options);
+    DistributedOptimizer optimizer(*backend, parameters, rules(s), c, {s.sharding, s.bucket_bytes});
+    program.set_hooks(optimizer.hooks());
+    optimizer.initialize(3);
+    optimizer.compare_weights(0);
+    const double scale = 1.0 / static_cast<double>(kContext * s.ranks * s.micros);
+    std::int64_t matrices = 0;
+    const std::uint64_t before = c.traffic().bytes_sent;
+    for (int step = 0; step < s.steps; ++step) {
+      double loss[] = {0};
+      for (int micro = 0; micro < s.micros; ++micro) {
+        program.set_input("tokens", tokens(step, c.rank() * s.micros + micro, false));
+        program.set_input("targets", tokens(step, c.rank() * s.micros + micro, true));
+        if (micro + 1 == s.micros) optimizer.release_gradients();
+        program.forward_backward(scale, micro > 0);
+        for (const double l : program.host_result()) loss[0] += l * scale;
+      }
+      const StepReport report = optimizer.step(step, 1, loss);
+      matrices += report.matrices;
+      if (c.rank() == 0) {
+        outcome.losses.push_back(loss[0]);
+        outcome.norms.push_back(report.gradient_norm);
+      }
+    }
+    optimizer.finish_weights();
+    const std::uint64_t sent = c.traffic().bytes_sent - before;
+    optimizer.compare_weights(s.steps);
+    const std::lock_guard lock(mutex);
+    outcome.matrices += matrices;
+    if (c.rank() == 0) {
+      outcome.sent = sent;
+      if (const ShardPlan* plan = optimizer.plan())
+        outcome.planned = plan->gradient_bytes(0, DType::f32) + plan->weight_bytes(0);
+    }
+    outcome.weights.resize(parameters.size());
+    for (const StateTensor& t : optimizer.owned_values()) {
+      const auto i = static_cast<std::size_t>(parameters.find(t.name));
+      outcome.weights[i].resize(static_cast<std::size_t>(parameters.info(i).shape.numel()));
+      std::memcpy(outcome.weights[i].data() + t.first, t.tensor.data, t.tensor.bytes());
+      outcome.master_numbers += t.tensor.numel();
+    }
+    for (const StateTensor& t : optimizer.owned_state()) outcome.state_numbers += t.tensor.numel();
+  });
+  return outcome;
+}
+
+// What one process makes of the same micro-batches, in the same order.
+Outcome alone(Setting s) {
+  s.micros *= s.ranks;
+  s.ranks = 1;
+  return train(s);
+}
+
+void expect_same_bits(const Outcome& a, const Outcome& b) {
+  ASSERT_EQ(a.weights.size(), b.weights.size());
+  for (std::size_t i = 0; i < a.weights.size(); ++i)
+    EXPECT_EQ(a.weights[i], b.weights[i]) << "parameter " << i;
+}
+
+// Sums of a few numbers in another order; Muon then turns relative errors of a gradient into errors of its
+// direction, at most by the amplification of the Newton-Schulz iteration (about 500 for the smallest values).
+void expect_close(const Outcome& a, const Outcome& b, double tolerance) {
+  for (std::size_t i = 0; i < a.weights.size(); ++i) {
+    double difference = 0, size = 0;
+    for (std::size_t k = 0; k < a.weights[i].size(); ++k) {
+      difference += std::pow(double(a.weights[i][k]) - double(b.weights[i][k]), 2);
+      size += std::pow(double(a.weights[i][k]), 2);
+    }
+    EXPECT_LE(std::sqrt(difference), tolerance * std::sqrt(size)) << "parameter " << i;
+  }
+}
+
+class Ranks : public testing::TestWithParam<int> {};
+
+TEST_P(Ranks, WithOneMicroBatchEachMakeTheBitsOfOneProcess) {
+  for (const DType compute : {DType::f32, DType::bf16})
+    for (const bool tied : {true, false}) {
+      Setting s{.ranks = GetParam(), .compute = compute, .tied = tied};
+      const Outcome one = alone(s);
+      expect_same_bits(train(s), one);
+      s.sharding = Sharding::replicas;
+      expect_same_bits(train(s), one);
+    }
+}
+
+TEST_P(Ranks, SharedEqualsReplicatedWithAccumulationAndClipping) {
+  for (const bool adamw_only : {false, true}) {
+    Setting s{.ranks = GetParam(), .micros = 3, .adamw_only = adamw_only};
+    const Outcome owners = train(s);
+    Setting replicas = s;
+    replicas.sharding = Sharding::replicas;
+    expect_same_bits(owners, train(replicas));
+    const Outcome one = alone(s);
+    expect_close(owners, one, 1e-4);
+    for (std::size_t k = 0; k < one.losses.size(); ++k) EXPECT_NEAR(owners.losses[k], one.losses[k], 1e-5);
+    // The norm is summed rank by rank: the last bit of a double, then of the clipped gradient.
+    s.clip = replicas.clip = 0.5;
+    EXPECT_GT(one.norms[0], s.clip) << "nothing is clipped";
+    expect_close(train(s), alone(s), 1e-4);
+    expect_close(train(s), train(replicas), 1e-4);
+  }
+}
+
+TEST_P(Ranks, AnyBucketSizeMakesTheSameBits) {
+  Setting s{.ranks = GetParam()};
+  s.bucket_bytes = 1;
+  const Outcome small = train(s);
+  s.bucket_bytes = 40 << 20;
+  expect_same_bits(small, train(s));
+}
+
+TEST_P(Ranks, EveryMatrixIsOrthogonalisedOnceAndStateExistsOnce) {
+  const Setting s{.ranks = GetParam()};
+  const Outcome shared = train(s), one = alone(s);
+  EXPECT_EQ(one.matrices, 3 * 6 * s.steps) << "3 layers of q, k, v, output, up, down";
+  EXPECT_EQ(shared.matrices, one.matrices);
+  EXPECT_EQ(shared.state_numbers, one.state_numbers);
+  // One process also keeps the padding rows of the embedding.
+  EXPECT_EQ(shared.master_numbers, one.master_numbers - (s.ranks > 1 ? 3 * 24 : 0));
+}
+
+TEST_P(Ranks, SendWhatThePlanSays) {
+  Setting s{.ranks = GetParam(), .compute = DType::bf16, .steps = 3};
+  for (const std::int64_t bucket_bytes : {std::int64_t{4000}, std::int64_t{1} << 20}) {
+    s.bucket_bytes = bucket_bytes;
+    const Outcome shared = train(s);
+    EXPECT_EQ(shared.sent, 3 * shared.planned);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Ranks, testing::Values(1, 2, 3, 4, 8, 20));
+
+TEST(Distributed, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
+  ThreadRanks all(3);
+  all.run([&](Collectives& c) {
+    const auto backend = make_cpu_backend({1, true});
+    Tape tape;
+    transformer(tape, model(true), 1, kContext);
+    Parameters parameters(tape, *backend, DType::f32, true, Parameters::Values::read);
+    DistributedOptimizer optimizer(*backend, parameters, rules({}), c, {Sharding::owners, 4000});
+    optimizer.initialize(3);
+    std::vector<std::uint64_t> before;
+    for (std::size_t i = 0; i < parameters.size(); ++i) before.push_back(parameters.hash(i));
+    if (c.rank() == 1) backend->fill(parameters.view(2).gradient, std::numeric_limits<double>::infinity());
+    optimizer.release_gradients();
+    const StepReport report = optimizer.step(0, 1, {});
+    EXPECT_FALSE(report.finite) << "rank " << c.rank();
+    optimizer.finish_weights();
+    for (std::size_t i = 0; i < parameters.size(); ++i) EXPECT_EQ(parameters.hash(i), before[i]);
+  });
+}
+
+TEST(Distributed, AWeightThatDiffersIsNamed) {
+  for (const Sharding sharding : {Sharding::owners, Sharding::replicas}) {
+    ThreadRanks all(3);
+    all.run([&](Collectives& c) {
+      const auto backend = make_cpu_backend({1, true});
+      Tape tape;
+      transformer(tape, model(true), 1, kContext);
+      Parameters parameters(
+          tape, *backend, DType::f32, true,
+          sharding == Sharding::owners ? Parameters::Values::read : Parameters::Values::all);
+      DistributedOptimizer optimizer(*backend, parameters, rules({}), c, {sharding, 4000});
+      optimizer.initialize(3);
+      EXPECT_NO_THROW(optimizer.compare_weights(7));
+      const auto wte = static_cast<std::size_t>(parameters.find(parameters.info(0).name));
+      if (c.rank() == 2) {  // one bit
+        auto* bits = reinterpret_cast<std::uint32_t*>(parameters.view(wte).value.data);
+        bits[5] ^= 1;
+      }
+      try {
+        optimizer.compare_weights(7);
+        ADD_FAILURE() << "rank " << c.rank() << " noticed nothing";
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("weights " + parameters.info(0).name + " of rank 2"),
+                  std::string::npos)
+            << e.what();
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace spectrain
