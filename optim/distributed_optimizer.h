@@ -22,8 +22,8 @@
 //   replicas  gradients are all-reduced, every rank updates everything: what `owners` is tested against
 //
 // One rank is Optimizer itself, in place, without a copy or a call. The sums of ranks are taken in rank order
-// (collectives.h), so both modes make the same bits; and, without clipping and with one micro-batch per rank,
-// those of one process that accumulates the same micro-batches.
+// (collectives.h), so both modes make the same bits, and without clipping those of one process that adds the
+// ranks' gradients in that order.
 
 namespace spectrain {
 

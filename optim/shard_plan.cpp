@@ -98,8 +98,8 @@ class Planner {
       buckets.back().push_back(&item);
       elements += item.elements();
     }
-    // A short last bucket would cost its latency for little to send.
-    if (buckets.size() > 1 && elements < enough / 2) {
+    // A short last bucket would cost its latency for little to send, an uneven one its padding.
+    if (buckets.size() > 1 && (elements < enough / 2 || (matrices && !even(buckets.back())))) {
       auto& before = buckets[buckets.size() - 2];
       before.insert(before.end(), buckets.back().begin(), buckets.back().end());
       buckets.pop_back();

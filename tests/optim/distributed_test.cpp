@@ -26,6 +26,7 @@ struct Setting {
   bool tied = true;
   int steps = 4;
   bool adamw_only = false;
+  int separate = 0;  // gradients made one by one and then added in order; ranks is 1
 };
 
 TransformerConfig model(bool tied) {
@@ -73,6 +74,20 @@ struct Outcome {
   std::uint64_t planned = 0;
 };
 
+// ((g0 + g1) + g2) + ..., put back into the gradients after the last.
+struct GradientSum {
+  std::vector<std::vector<float>> sums;
+  void add(Parameters& parameters, bool first, bool last) {
+    sums.resize(parameters.size());
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      const auto g = parameters.view(i).gradient.span<float>();
+      if (first) sums[i].assign(g.size(), 0);
+      for (std::size_t k = 0; k < g.size(); ++k) sums[i][k] = first ? g[k] : sums[i][k] + g[k];
+      if (last) std::copy(sums[i].begin(), sums[i].end(), g.begin());
+    }
+  }
+};
+
 Outcome train(const Setting& s) {
   Outcome outcome;
   std::mutex mutex;
@@ -93,6 +108,7 @@ Outcome train(const Setting& s) {
     optimizer.compare_weights(0);
     const double scale = 1.0 / static_cast<double>(kContext * s.ranks * s.micros);
     std::int64_t matrices = 0;
+    GradientSum sum;
     const std::uint64_t before = c.traffic().bytes_sent;
     for (int step = 0; step < s.steps; ++step) {
       double loss[] = {0};
@@ -100,7 +116,8 @@ Outcome train(const Setting& s) {
         program.set_input("tokens", tokens(step, c.rank() * s.micros + micro, false));
         program.set_input("targets", tokens(step, c.rank() * s.micros + micro, true));
         if (micro + 1 == s.micros) optimizer.release_gradients();
-        program.forward_backward(scale, micro > 0);
+        program.forward_backward(scale, micro > 0 && s.separate == 0);
+        if (s.separate) sum.add(parameters, micro == 0, micro + 1 == s.micros);
         for (const double l : program.host_result()) loss[0] += l * scale;
       }
       const StepReport report = optimizer.step(step, 1, loss);
@@ -139,14 +156,22 @@ Outcome alone(Setting s) {
   return train(s);
 }
 
+// The same, but the gradients of the micro-batches are added as the ranks add theirs.
+Outcome alone_in_order(Setting s) {
+  s.separate = 1;
+  return alone(s);
+}
+
 void expect_same_bits(const Outcome& a, const Outcome& b) {
   ASSERT_EQ(a.weights.size(), b.weights.size());
   for (std::size_t i = 0; i < a.weights.size(); ++i)
     EXPECT_EQ(a.weights[i], b.weights[i]) << "parameter " << i;
 }
 
-// Sums of a few numbers in another order; Muon then turns relative errors of a gradient into errors of its
-// direction, at most by the amplification of the Newton-Schulz iteration (about 500 for the smallest values).
+// Sums of a few numbers in another order, seen through rules that divide a gradient by its own size: Muon's
+// iteration amplifies small singular values about 500-fold, and AdamW moves a weight whose gradient is
+// nothing but rounding (a bias of k, which the softmax cancels) by as much as any other, up to its learning
+// rate a step.
 void expect_close(const Outcome& a, const Outcome& b, double tolerance) {
   for (std::size_t i = 0; i < a.weights.size(); ++i) {
     double difference = 0, size = 0;
@@ -154,17 +179,18 @@ void expect_close(const Outcome& a, const Outcome& b, double tolerance) {
       difference += std::pow(double(a.weights[i][k]) - double(b.weights[i][k]), 2);
       size += std::pow(double(a.weights[i][k]), 2);
     }
-    EXPECT_LE(std::sqrt(difference), tolerance * std::sqrt(size)) << "parameter " << i;
+    const double moved = 4 * AdamWOptions{}.lr * std::sqrt(double(a.weights[i].size()));
+    EXPECT_LE(std::sqrt(difference), tolerance * (std::sqrt(size) + moved)) << "parameter " << i;
   }
 }
 
 class Ranks : public testing::TestWithParam<int> {};
 
-TEST_P(Ranks, WithOneMicroBatchEachMakeTheBitsOfOneProcess) {
+TEST_P(Ranks, MakeTheBitsOfOneProcessThatAddsInTheirOrder) {
   for (const DType compute : {DType::f32, DType::bf16})
     for (const bool tied : {true, false}) {
       Setting s{.ranks = GetParam(), .compute = compute, .tied = tied};
-      const Outcome one = alone(s);
+      const Outcome one = alone_in_order(s);
       expect_same_bits(train(s), one);
       s.sharding = Sharding::replicas;
       expect_same_bits(train(s), one);
@@ -182,7 +208,7 @@ TEST_P(Ranks, SharedEqualsReplicatedWithAccumulationAndClipping) {
     expect_close(owners, one, 1e-4);
     for (std::size_t k = 0; k < one.losses.size(); ++k) EXPECT_NEAR(owners.losses[k], one.losses[k], 1e-5);
     // The norm is summed rank by rank: the last bit of a double, then of the clipped gradient.
-    s.clip = replicas.clip = 0.5;
+    s.clip = replicas.clip = 0.2;
     EXPECT_GT(one.norms[0], s.clip) << "nothing is clipped";
     expect_close(train(s), alone(s), 1e-4);
     expect_close(train(s), train(replicas), 1e-4);
