@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -86,6 +87,11 @@ struct RankPlace {
   std::string address = "127.0.0.1";  // of rank 0, for transports that meet over TCP
   int port = 0;                       // of rank 0; 0 only where the transport tells the others
   double timeout = 60;                // seconds: for all ranks to come together, and for each operation
+  // After another rank's failure the program hears of it in its next wait. Where that is a long computation
+  // away (half a second), this is called with the message on a thread of the collectives, on the rank that
+  // tells the user; it must end the process, and the other ranks then end by themselves: a launcher may kill
+  // all of them soon. Empty: the program has until the timeout.
+  std::function<void(const std::string& message)> last_words = {};
 };
 
 // Over TCP connections between all ranks: no launcher needed, only rank 0's address and port. Throws Error

@@ -24,6 +24,7 @@ constexpr auto kShortestSleep = 20us, kLongestSleep = 500us;
 constexpr auto kTurnEvery = 2ms;
 // How long the program may stay away from the collectives after a failure, beside the timeout.
 constexpr double kAwaySeconds = 5;
+constexpr double kSoon = 0.5;  // before last_words
 
 constexpr const char* kNames[] = {"all_reduce", "reduce_scatter", "reduce",
                                   "all_gather", "broadcast",      "barrier"};
@@ -251,6 +252,7 @@ void MessageCollectives::after_failure() {
   publish_verdict();
   const Verdict verdict = *link_.control->verdict();
   const auto patience = after(link_.place.timeout + kAwaySeconds);
+  const auto soon = after(link_.place.last_words ? kSoon : link_.place.timeout + kAwaySeconds);
   for (;;) {
     {
       const std::lock_guard lock(mutex_);
@@ -259,11 +261,9 @@ void MessageCollectives::after_failure() {
         changed_.notify_all();
       }
       if (leaving_) break;
-      if (!noticed_ && Clock::now() >= patience) {
-        if (verdict.reporter == rank()) {
-          const std::string line = "spectrain: " + verdict.message + "\n";
-          [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, line.data(), line.size());
-        }
+      const bool reports = verdict.reporter == rank();
+      if (!noticed_ && Clock::now() >= (reports || reporter_ended_ ? soon : patience)) {
+        if (reports && link_.place.last_words) link_.place.last_words(verdict.message);
         _exit(1);
       }
     }

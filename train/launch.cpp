@@ -283,7 +283,12 @@ bool prints_to_terminal(const Launch& launch) {
 
 std::unique_ptr<Collectives> make_collectives(const Launch& launch, double timeout) {
   if (launch.ranks == 1) return make_single_collectives();
-  const RankPlace place{launch.rank, launch.ranks, launch.address, launch.port, timeout};
+  RankPlace place{launch.rank, launch.ranks, launch.address, launch.port, timeout};
+  place.last_words = [](const std::string& message) {
+    const std::string line = fmt::format("spectrain: {}\n", message);
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+    _exit(1);
+  };
   return launch.launcher == Launcher::openmpi ? make_mpi_collectives(place) : make_tcp_collectives(place);
 }
 
