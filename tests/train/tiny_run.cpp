@@ -124,7 +124,9 @@ std::vector<std::string> named(const std::string& run, std::vector<std::string> 
 
 std::string train(const std::string& config, const std::vector<std::string>& overrides, Existing existing) {
   Captured captured;
-  Trainer({config, overrides, existing == Existing::resume, existing == Existing::force}).run();
+  const auto collectives = make_single_collectives();
+  const TrainRequest request{config, overrides, existing == Existing::resume, existing == Existing::force};
+  Trainer(request, *collectives, Launch{}).run();
   return captured.take();
 }
 
