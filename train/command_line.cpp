@@ -198,15 +198,38 @@ void add_plan(CLI::App& app, Run& run) {
   command->add_flag("--keys", request->keys, "Print every configuration key: default, type, range, meaning")
       ->group(kConfiguration);
   add_where(*command, *overrides);
+  const char* ranks = "Many ranks";
+  command
+      ->add_option("--ranks", request->ranks,
+                   "Who would own what, what is sent, and a prediction to 1024 GPUs")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1024))
+      ->group(ranks);
+  command->add_option("--tflops", request->tflops, "Matrix products of one GPU, TFLOP/s, for the prediction")
+      ->option_text("X=400")
+      ->check(CLI::PositiveNumber)
+      ->group(ranks);
+  command->add_option("--node-link", request->node_link, "GB/s out of a GPU to others of its host")
+      ->option_text("X=300")
+      ->check(CLI::PositiveNumber)
+      ->group(ranks);
+  command->add_option("--link", request->link, "GB/s out of a GPU to other hosts")
+      ->option_text("X=45")
+      ->check(CLI::PositiveNumber)
+      ->group(ranks);
+  command->add_flag("--json", request->json, "With --ranks: that alone, as one JSON object")->group(ranks);
   command->footer(
       "Examples:\n"
       "  spectrain plan gpt2-124m\n"
+      "  spectrain plan gpt2-124m --ranks 8\n"
       "  spectrain plan configs/quickstart.yaml --set batch.micro_batch=8\n"
       "  spectrain plan --keys");
   command->callback([=, &run] {
     run = [=] {
       if (request->config.empty() && !request->keys)
         throw RequestError("plan needs a configuration, or --keys; see 'spectrain plan --help'");
+      if (request->json && (request->ranks == 0 || request->keys))
+        throw RequestError("plan --json is for --ranks N; see 'spectrain plan --help'");
       if (!request->config.empty()) request->config = find_configuration(request->config);
       request->overrides = overrides->all();
       return run_plan(*request);

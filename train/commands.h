@@ -48,7 +48,10 @@ int run_sample(const SampleRequest& request);
 struct PlanRequest {
   std::string config;  // empty with `keys`
   std::vector<std::string> overrides;
-  bool keys = false;  // print the reference of all configuration keys instead
+  bool keys = false;                           // print the reference of all configuration keys instead
+  int ranks = 0;                               // also how so many ranks would share the work; 0: not asked
+  bool json = false;                           // with `ranks`: that alone, as one JSON object
+  double tflops = 0, link = 0, node_link = 0;  // of the prediction (Fabric); 0: its own
 };
 int run_plan(const PlanRequest& request);
 
