@@ -55,7 +55,7 @@ void add_set(CLI::App& command, Overrides& o) {
 }
 
 void add_where(CLI::App& command, Overrides& o) {
-  command.add_option("--device", o.device, "cpu, cuda or auto (a GPU where there is one)")
+  command.add_option("--device", o.device, "cpu, cuda or auto (the CPU in this version)")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->type_name("NAME")
       ->group(kWhere);
@@ -207,15 +207,15 @@ void add_plan(CLI::App& app, Run& run) {
       ->group(ranks);
   command->add_option("--tflops", request->tflops, "Matrix products of one GPU, TFLOP/s, for the prediction")
       ->option_text("X=400")
-      ->check(CLI::PositiveNumber)
+      ->check(number(false))
       ->group(ranks);
   command->add_option("--node-link", request->node_link, "GB/s out of a GPU to others of its host")
       ->option_text("X=300")
-      ->check(CLI::PositiveNumber)
+      ->check(number(false))
       ->group(ranks);
   command->add_option("--link", request->link, "GB/s out of a GPU to other hosts")
       ->option_text("X=45")
-      ->check(CLI::PositiveNumber)
+      ->check(number(false))
       ->group(ranks);
   command->add_flag("--json", request->json, "With --ranks: that alone, as one JSON object")->group(ranks);
   command->footer(
