@@ -2,11 +2,13 @@
 
 #include <cstdlib>
 
+#include "train/agreement.h"
 #include "train/commands.h"
 #include "train/config.h"
 #include "train/failure.h"
 #include "train/launch.h"
 #include "train/launch_ranks.h"
+#include "train/session.h"
 #include "train/trainer.h"
 
 namespace spectrain {
@@ -23,13 +25,36 @@ void check_ranks(const TrainRequest& request, const Launch& launch) {
                     request.ranks, name_of(launch.launcher), launch.ranks));
 }
 
-// Seconds. A configuration that is refused is refused again by Trainer, when the ranks can agree who says it.
-double timeout_of(const TrainRequest& request) {
+// The configuration as text, or why it is refused.
+struct Reading {
+  double timeout = DistributedSection().timeout;  // seconds
+  std::string text;
+  bool refused = false;
+};
+
+Reading read_configuration(const TrainRequest& request, int ranks) {
+  Reading reading;
   try {
-    return load_config(request.config, request.overrides).distributed.timeout;
-  } catch (const RequestError&) {
-    return DistributedSection().timeout;
+    const RunConfig config = with_resolved_model(load_config(request.config, request.overrides));
+    reading.timeout = config.distributed.timeout;
+    share_of_rank(config, ranks);
+    reading.text = to_yaml(config);
+  } catch (const RequestError& e) {
+    reading.text = e.what();
+    reading.refused = true;
   }
+  return reading;
+}
+
+// What all ranks know to be wrong with the request, so that each can end with 2 and the first says it.
+void check_together(Collectives& collectives, const Reading& reading) {
+  const int other = first_with_another_text(collectives, reading.text);
+  if (other > 0)
+    throw RequestError(fmt::format(
+        "the configuration that rank {} reads is not that of rank 0; give all ranks the same file and the "
+        "same --set",
+        other));
+  if (reading.refused) throw RequestError(reading.text);
 }
 
 }  // namespace
@@ -45,7 +70,16 @@ int run_train(const TrainRequest& request) {
   if (request.ranks > 1 && launch.launcher == Launcher::none) return launch_ranks(request);
 
   if (!prints_to_terminal(launch)) setenv("TERM", "dumb", 1);  // for Progress: plain lines
-  const std::unique_ptr<Collectives> collectives = make_collectives(launch, timeout_of(request));
+  const Reading reading = read_configuration(request, launch.ranks);
+  if (reading.refused && launch.ranks == 1) throw RequestError(reading.text);
+  const std::unique_ptr<Collectives> collectives = make_collectives(launch, reading.timeout);
+  try {
+    check_together(*collectives, reading);
+  } catch (const RequestError& e) {
+    // Said before the goodbye of the collectives, for a launcher ends all ranks with the first that ends.
+    if (launch.is_first()) fmt::print(stderr, "spectrain: {}\n", failure_sentence(e));
+    return exit_code_of(e);
+  }
   try {
     Trainer(request, *collectives, launch).run();
   } catch (const PeerFailure&) {

@@ -55,7 +55,6 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
   tokens_.resize(micro_tokens);
   targets_.resize(micro_tokens);
   try_data();
-  agree_on_configuration();
   // Before the directory takes the new configuration: a checkpoint of another model is refused, and the run
   // stays as it was.
   if (request.resume) load_newest_checkpoint(run_path());
@@ -90,25 +89,6 @@ void Trainer::agree_on_validations() {
 }
 
 void Trainer::together(const char* what) { collectives_.wait(collectives_.barrier(what)); }
-
-void Trainer::agree_on_configuration() {
-  if (!several()) return;
-  const std::string yaml = to_yaml(config_);
-  const std::uint64_t own = checksum_of(yaml.data(), yaml.size());
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(collectives_.ranks()));
-  const auto memory = backend_->allocate((all.size() + 1) * sizeof own, "checksums of the configuration");
-  const Tensor from = memory->view(DType::f64, {1}),  // float64 only in name
-      to = memory->view(DType::f64, {collectives_.ranks()}, sizeof own);
-  backend_->copy_from_host(from, &own);
-  collectives_.wait(collectives_.all_gather(from, to, "checksums of the configuration"));
-  backend_->copy_to_host(all.data(), to);
-  for (std::size_t r = 1; r < all.size(); ++r)
-    if (all[r] != all[0])
-      throw RequestError(fmt::format(
-          "the configuration that rank {} reads is not that of rank 0; give all ranks the same file "
-          "and the same --set",
-          r));
-}
 
 // Token ids that the vocabulary does not have, where the first sequences show them: shards of another
 // tokenizer are refused before the run has a directory.
@@ -242,6 +222,7 @@ double Trainer::forward_backward(std::int64_t step) {
 
 void Trainer::train_step(std::int64_t step) {
   const double before = clock_.seconds();
+  const Traffic begin = collectives_.traffic();
   clock_.start();
   double sums[] = {forward_backward(step), InterruptGuard::raised() ? 1.0 : 0.0};
   const double factor = schedule_factor(config_.schedule, step, steps_);
@@ -253,26 +234,27 @@ void Trainer::train_step(std::int64_t step) {
 
   const double lr = first_lr_ * factor, seconds = clock_.seconds() - before;
   const double speed = static_cast<double>(config_.batch.tokens) / seconds;
+  const Traffic end = collectives_.traffic();
   if (!report.finite) skip(step + 1);
   if (!first()) return;
   if (!report.finite || (step + 1) % config_.train.log_every == 0) {
     MetricsLine line{step + 1, tokens_after(step + 1), clock_.seconds(), last_loss_, {}, {}};
     line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};
     if (!report.finite) line.more.emplace_back("skipped", true);
-    if (several()) add_traffic(line, seconds);
+    if (several()) add_traffic(line, seconds, begin, end);
     metrics_->write(line);
   }
+  traffic_ = end;
   show(step + 1, lr, speed);
 }
 
-// Of this step, on rank 0.
-void Trainer::add_traffic(MetricsLine& line, double step_seconds) {
-  const Traffic now = collectives_.traffic();
+// What was sent and done since the last step's end: the weights of a step travel while the next one, or a
+// validation, computes. But only what was waited for within the step belongs to its seconds.
+void Trainer::add_traffic(MetricsLine& line, double step_seconds, const Traffic& begin, const Traffic& end) {
   line.more.emplace_back("step_seconds", step_seconds);
-  line.more.emplace_back("bytes_sent", static_cast<std::int64_t>(now.bytes_sent - traffic_.bytes_sent));
-  line.more.emplace_back("communication_seconds", now.busy_seconds - traffic_.busy_seconds);
-  line.more.emplace_back("waited_seconds", now.waited_seconds - traffic_.waited_seconds);
-  traffic_ = now;
+  line.more.emplace_back("bytes_sent", static_cast<std::int64_t>(end.bytes_sent - traffic_.bytes_sent));
+  line.more.emplace_back("communication_seconds", end.busy_seconds - traffic_.busy_seconds);
+  line.more.emplace_back("waited_seconds", end.waited_seconds - begin.waited_seconds);
 }
 
 void Trainer::skip(std::int64_t step) {
@@ -352,6 +334,7 @@ void Trainer::print_end(std::int64_t step) const {
 bool Trainer::stopped() const { return several() ? stop_ : InterruptGuard::raised(); }
 
 void Trainer::run() {
+  traffic_ = collectives_.traffic();
   if (first()) {
     print_start();
     progress_ = std::make_unique<Progress>(progress_options_for(stdout));

@@ -27,6 +27,7 @@ class CheckpointReader;
 // the sequences of every step. Rank 0 alone prints, and writes everything but the tensors of checkpoints.
 class Trainer {
  public:
+  // The configuration must be the same on all ranks, and one that they can share.
   // Everything that can be refused is refused here, before a file is written: with `resume` the newest
   // complete checkpoint is loaded first. Then the run directory is made.
   Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch);
@@ -46,13 +47,12 @@ class Trainer {
   void save(std::int64_t step);  // Error when a weight or the optimizer's state is not finite
   void load_newest_checkpoint(const std::string& run_directory);
   void load(const CheckpointReader& reader);
-  void agree_on_configuration();    // Error where ranks read different ones
   void agree_on_validations();
   void together(const char* what);  // all ranks have come this far
   bool first() const { return collectives_.rank() == 0; }
   bool several() const { return collectives_.ranks() > 1; }
   bool stopped() const;  // somebody asked for the end, the same on all ranks
-  void add_traffic(MetricsLine& line, double step_seconds);
+  void add_traffic(MetricsLine& line, double step_seconds, const Traffic& begin, const Traffic& end);
   void try_data();
   void begin_run(const TrainRequest& request);
   void begin_metrics();
@@ -87,7 +87,7 @@ class Trainer {
   double last_loss_ = 0;
   double session_seconds_ = 0;  // of the clock when this process began to train
   bool stop_ = false;           // some rank was interrupted
-  Traffic traffic_;             // when the last metrics line was written
+  Traffic traffic_;             // at the end of the last step
   double peak_ = 0;             // FLOP/s of a matrix product, measured at the start
 };
 
