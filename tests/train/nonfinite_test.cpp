@@ -3,12 +3,9 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 
 #include "tests/train/tiny_run.h"
-#include "train/checkpoint.h"
-#include "train/session.h"
 
 // Runs that go bad: they stop and say where it began, and what was saved before stays.
 
@@ -18,27 +15,6 @@ namespace {
 using testing::AnyOf;
 using testing::ContainsRegex;
 using testing::HasSubstr;
-
-// Rewrites the weights of a run's newest checkpoint, as `change(name, values)` says.
-void change_weights(const std::string& config, const std::vector<std::string>& overrides,
-                    const std::string& checkpoints,
-                    const std::function<void(const std::string&, std::span<float>)>& change) {
-  const RunConfig c = with_resolved_model(load_config(config, overrides));
-  const auto backend = make_backend(c.compute);
-  Session session(c, *backend, true);
-  Optimizer optimizer(*backend, session.parameters().views(), c.optimizer);
-  const auto found = newest_checkpoint(checkpoints);
-  ASSERT_TRUE(found);
-  const CheckpointReader reader(found->path);
-  std::vector<StateTensor> model;
-  for (const ParameterView& p : session.parameters().views()) model.push_back({p.info->name, p.value});
-  reader.load_model(*backend, model);
-  reader.load_optimizer(*backend, optimizer.state());
-  for (const StateTensor& t : model) change(t.name, t.tensor.span<float>());
-  const nlohmann::json state = reader.state();
-  std::filesystem::remove_all(found->path);
-  write_checkpoint(checkpoints, found->step, {model, optimizer.state(), state}, *backend, 0);
-}
 
 TEST(NonFinite, ARunThatDivergesStopsAndKeepsWhatItHad) {
   const TinyRun tiny;

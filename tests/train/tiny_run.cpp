@@ -11,6 +11,7 @@
 #include "data/pack.h"
 #include "kernels/random.h"
 #include "train/checkpoint.h"
+#include "train/session.h"
 #include "train/trainer.h"
 
 namespace spectrain {
@@ -166,6 +167,26 @@ void expect_same_bytes(const SavedBytes& a, const SavedBytes& b) {
   EXPECT_GT(a.optimizer.size(), 10'000u);
   EXPECT_TRUE(a.model == b.model) << "the weights differ";
   EXPECT_TRUE(a.optimizer == b.optimizer) << "the optimizer's state differs";
+}
+
+void change_weights(const std::string& config, const std::vector<std::string>& overrides,
+                    const std::string& checkpoints,
+                    const std::function<void(const std::string&, std::span<float>)>& change) {
+  const RunConfig c = with_resolved_model(load_config(config, overrides));
+  const auto backend = make_backend(c.compute);
+  Session session(c, *backend, true);
+  Optimizer optimizer(*backend, session.parameters().views(), c.optimizer);
+  const auto found = newest_checkpoint(checkpoints);
+  ASSERT_TRUE(found);
+  const CheckpointReader reader(found->path);
+  std::vector<StateTensor> model;
+  for (const ParameterView& p : session.parameters().views()) model.push_back({p.info->name, p.value});
+  reader.load_model(*backend, model);
+  reader.load_optimizer(*backend, optimizer.state());
+  for (const StateTensor& t : model) change(t.name, t.tensor.span<float>());
+  const nlohmann::json state = reader.state();
+  std::filesystem::remove_all(found->path);
+  write_checkpoint(checkpoints, found->step, {model, optimizer.state(), state}, *backend, 0);
 }
 
 pid_t start_program(const std::vector<std::string>& arguments, const std::string& output) {

@@ -2,6 +2,8 @@
 
 #include <sys/types.h>
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,6 +58,11 @@ struct SavedBytes {
 };
 SavedBytes newest_saved(const std::string& checkpoints);
 void expect_same_bytes(const SavedBytes& a, const SavedBytes& b);
+
+// Rewrites the weights of a run's newest checkpoint, as `change(name, values)` says.
+void change_weights(const std::string& config, const std::vector<std::string>& overrides,
+                    const std::string& checkpoints,
+                    const std::function<void(const std::string&, std::span<float>)>& change);
 
 // ---- the program itself
 
