@@ -21,6 +21,11 @@ std::vector<const ParameterInfo*> infos_of(const Parameters& parameters) {
   return infos;
 }
 
+// In what dtype a parameter's new weights are sent: `read`, an operation reads its master values.
+DType travelling(bool read, DType compute, DType master) {
+  return read || master == DType::f64 ? master : compute;
+}
+
 }  // namespace
 
 ShardPlan shard_plan_of(const Tape& tape, const OptimizerConfig& config, DType compute, DType master,
@@ -29,7 +34,7 @@ ShardPlan shard_plan_of(const Tape& tape, const OptimizerConfig& config, DType c
   const std::vector<std::uint8_t> read = read_parameters(tape), prepared = prepared_parameters(tape);
   std::vector<DType> weights;
   for (std::size_t i = 0; i < infos.size(); ++i)
-    weights.push_back(read[i] || !prepared[i] || master == DType::f64 ? master : compute);
+    weights.push_back(travelling(read[i] || !prepared[i], compute, master));
   ShardOptions options;
   options.bucket_bytes = bucket_bytes;
   options.master = master;
@@ -52,8 +57,7 @@ struct DistributedOptimizer::Impl {
     OptimizerPlan groups = plan_groups(infos, config, backend.master());
     std::vector<DType> weights;
     for (std::size_t i = 0; i < infos.size(); ++i)
-      weights.push_back(parameters.has_value(i) || backend.master() == DType::f64 ? backend.master()
-                                                                                  : parameters.compute());
+      weights.push_back(travelling(parameters.has_value(i), parameters.compute(), backend.master()));
     ShardOptions options;
     options.bucket_bytes = bucket_bytes;
     options.master = backend.master();
@@ -156,13 +160,13 @@ StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, std::
       for (const Event e : m.pending_replicas) m.collectives.wait(e);
     }
   }
-  std::vector<double> all(1, m.optimizer->gradient_squares());
-  // Replicas have the whole gradient already; only the caller's sums are to be added.
-  if (!m.traffic && m.collectives.ranks() > 1) all[0] /= m.collectives.ranks();
+  const double own = m.optimizer->gradient_squares();
+  std::vector<double> all(1, own);
   all.insert(all.end(), sums.begin(), sums.end());
   m.add_over_ranks(all);
   std::copy(all.begin() + 1, all.end(), sums.begin());
-  const StepReport report = m.optimizer->update(step, lr_factor, all[0]);
+  // Replicas have the whole gradient already.
+  const StepReport report = m.optimizer->update(step, lr_factor, m.traffic ? all[0] : own);
   if (!report.finite) return report;
   if (m.traffic)
     m.traffic->send_weights();
