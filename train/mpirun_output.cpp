@@ -21,6 +21,13 @@ bool is_dashes(const std::string& line) {
   return line.size() >= 20 && line.find_first_not_of('-') == line.npos;
 }
 
+// "[host:1234] Read -1, expected 4096, errno = 3": Open MPI could not read the memory of a rank that is gone.
+// With another errno it may not read that of any rank, which is worth knowing.
+bool is_read_of_nobody(const std::string& line) {
+  return line.starts_with("[") && line.find("] Read -1, expected ") != line.npos &&
+         line.ends_with(", errno = 3");
+}
+
 // "[host:1234] 1 more process has sent help message ..." and the like.
 bool is_note(const std::string& line) {
   return line.starts_with("mpirun: Forwarding signal ") || line.find("has sent help message") != line.npos ||
@@ -76,7 +83,7 @@ void MpirunOutput::take_line(const std::string& line, std::string& out) {
   } else if (in_box_) {
     box_ += line + '\n';
     read_end(line);
-  } else if (!is_note(line)) {
+  } else if (!is_note(line) && !is_read_of_nobody(line)) {
     out += line + '\n';
   }
 }

@@ -14,7 +14,8 @@ struct RankEnd {
 };
 
 // What mpirun writes on standard error, without what it adds to the one sentence of a failed run: the boxes
-// between lines of dashes that say a rank ended, and notes about signals and about its own messages. All else
+// between lines of dashes that say a rank ended, and notes about signals, about its own messages and
+// about memory of a rank that is gone. All else
 // passes, lines of the ranks and other boxes of mpirun's (no shared memory, an unknown parameter) among them.
 class MpirunOutput {
  public:

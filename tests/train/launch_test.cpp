@@ -264,6 +264,11 @@ TEST(MpirunOutput, PassesEverythingElse) {
   EXPECT_EQ(ours.take(within + "[h:1] 1 more process has sent help message help-x.txt / y\n"), sentence);
   EXPECT_TRUE(ours.reported());
 
+  MpirunOutput reads;  // of a rank that is gone, and of one that may not be read
+  EXPECT_EQ(reads.take("[h:7] Read -1, expected 4096, errno = 3\n"), "");
+  const std::string forbidden = "[h:7] Read -1, expected 4096, errno = 1\n";
+  EXPECT_EQ(reads.take(forbidden), forbidden);
+
   MpirunOutput open;  // a box that never closes
   EXPECT_EQ(open.take(kDashes + "half\n"), "");
   EXPECT_EQ(open.finish(), kDashes + "half\n");

@@ -79,7 +79,7 @@ void RankJob::signal(int rank, int number) const {
   if (p.pid > 0 && !p.over) kill(p.pid, number);
 }
 
-std::vector<RankEnd> RankJob::wait(double seconds, int except) {
+std::vector<EndedRank> RankJob::wait(double seconds, int except) {
   const double deadline = now() + seconds;
   const auto reap = [this](Process& p, int flags) {
     int status = 0;
@@ -96,7 +96,7 @@ std::vector<RankEnd> RankJob::wait(double seconds, int except) {
     }
     if (!all) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  std::vector<RankEnd> ends;
+  std::vector<EndedRank> ends;
   for (std::size_t r = 0; r < processes_.size(); ++r) {
     Process& p = processes_[r];
     if (p.pid > 0 && !p.over) {
@@ -124,9 +124,9 @@ void train_on_ranks(const TinyRun& tiny, int ranks, const std::string& config,
   }
 }
 
-std::vector<std::string> lines_on_stderr(const std::vector<RankEnd>& ends) {
+std::vector<std::string> lines_on_stderr(const std::vector<EndedRank>& ends) {
   std::vector<std::string> lines;
-  for (const RankEnd& e : ends) {
+  for (const EndedRank& e : ends) {
     if (e.code < 0 && !e.late) continue;
     std::istringstream text(e.err);
     for (std::string line; std::getline(text, line);) lines.push_back(line);

@@ -12,7 +12,7 @@
 
 namespace spectrain {
 
-struct RankEnd : Finished {
+struct EndedRank : Finished {
   bool late = false;   // it had not ended by itself in time and was killed here
   double seconds = 0;  // since the job's start
 };
@@ -31,13 +31,13 @@ class RankJob {
   void signal(int rank, int number) const;
   double elapsed() const;
   // Until all but `except` (-1: none) have ended, at most `seconds` from now; the rest are killed.
-  std::vector<RankEnd> wait(double seconds, int except = -1);
+  std::vector<EndedRank> wait(double seconds, int except = -1);
 
  private:
   struct Process {
     pid_t pid = -1;
     bool over = false;
-    RankEnd end;
+    EndedRank end;
   };
   std::string output(int rank) const;
 
@@ -52,7 +52,7 @@ void train_on_ranks(const TinyRun& tiny, int ranks, const std::string& config,
                     const std::vector<std::string>& overrides, Existing existing = Existing::refuse);
 
 // Lines in standard error of all, those killed by a signal left out.
-std::vector<std::string> lines_on_stderr(const std::vector<RankEnd>& ends);
+std::vector<std::string> lines_on_stderr(const std::vector<EndedRank>& ends);
 
 // Twelve sequences per step, one at a time: 1, 2, 3, 4, 6 and 12 ranks can share them. From the long corpus.
 std::vector<std::string> twelve_sequences(const TinyRun& tiny, const std::string& run,

@@ -83,9 +83,9 @@ class RankFaults : public testing::Test {
 };
 
 // All but `victim` (-1: none) ended by themselves, not with 0, and together they said one line.
-std::string the_line(const std::vector<RankEnd>& ends, int victim) {
+std::string the_line(const std::vector<EndedRank>& ends, int victim) {
   for (int r = 0; r < static_cast<int>(ends.size()); ++r) {
-    const RankEnd& e = ends[static_cast<std::size_t>(r)];
+    const EndedRank& e = ends[static_cast<std::size_t>(r)];
     if (r == victim) continue;
     EXPECT_FALSE(e.late) << "rank " << r << " did not end";
     EXPECT_GT(e.code, 0) << "rank " << r << ": " << e.err;
@@ -97,7 +97,7 @@ std::string the_line(const std::vector<RankEnd>& ends, int victim) {
   return lines.empty() ? "" : lines[0];
 }
 
-double slowest(const std::vector<RankEnd>& ends, int victim) {
+double slowest(const std::vector<EndedRank>& ends, int victim) {
   double seconds = 0;
   for (std::size_t r = 0; r < ends.size(); ++r)
     if (static_cast<int>(r) != victim) seconds = std::max(seconds, ends[r].seconds);
@@ -203,7 +203,7 @@ TEST_F(RankFaults, AStoppedRankThatWakesUpEnds) {
   sleep_for(kTimeout + 4);
   job.signal(1, SIGCONT);
   const auto ends = job.wait(kWithin);
-  for (const RankEnd& e : ends) {
+  for (const EndedRank& e : ends) {
     EXPECT_FALSE(e.late);
     EXPECT_EQ(e.code, 1);
   }

@@ -231,7 +231,7 @@ TEST(RankRequests, RanksThatCannotShareAStepAreRefusedOnce) {
   RankJob job(tiny, 5);
   job.start_all(train_arguments(tiny.config(), twelve_sequences(tiny, "five")));
   const auto ends = job.wait(30);
-  for (const RankEnd& e : ends) {
+  for (const EndedRank& e : ends) {
     EXPECT_EQ(e.code, 2) << e.err;
     EXPECT_EQ(e.out, "");
   }
@@ -248,7 +248,7 @@ TEST(RankRequests, RanksThatWereToldDifferentThingsAreNamed) {
     job.start(r, train_arguments(tiny.config(),
                                  twelve_sequences(tiny, "mixed", {r == 2 ? "run.seed=8" : "run.seed=7"})));
   const auto ends = job.wait(30);
-  for (const RankEnd& e : ends) EXPECT_EQ(e.code, 2) << e.err;
+  for (const EndedRank& e : ends) EXPECT_EQ(e.code, 2) << e.err;
   const auto lines = lines_on_stderr(ends);
   ASSERT_EQ(lines.size(), 1u) << testing::PrintToString(lines);
   EXPECT_THAT(lines[0], HasSubstr("the configuration that rank 2 reads is not that of rank 0"));
