@@ -70,8 +70,9 @@ void expect_same_weights(const TinyRun& tiny, const std::string& one, const std:
 struct Precision {
   const char* name;
   bool adamw;
-  double losses, weights;
+  double losses, weights;  // tolerances
 };
+void PrintTo(const Precision& p, std::ostream* out) { *out << p.name << (p.adamw ? " adamw" : " muon"); }
 
 class Ranks : public testing::TestWithParam<Precision> {
  protected:
@@ -90,6 +91,20 @@ TEST_P(Ranks, AnyNumberOfThemTrainsTheSameModel) {
     const std::string name = std::to_string(ranks);
     train_on_ranks(tiny, ranks, config(), run(name));
     if (HasFailure()) return;
+    expect_same_losses(tiny, "1", name, GetParam().losses);
+    expect_same_weights(tiny, "1", name, GetParam().weights);
+  }
+}
+
+// The norm that clips is that of all ranks; whole shares instead of sequence by sequence.
+TEST_P(Ranks, ClipAndTakeLargerMicroBatchesAsOneDoes) {
+  const auto clipped = [&](const std::string& name) {
+    return run(name, {"train.clip=0.05", "batch.micro_batch=0"});
+  };
+  train(config(), clipped("1"));
+  for (const int ranks : {2, 3}) {
+    const std::string name = std::to_string(ranks);
+    train_on_ranks(tiny, ranks, config(), clipped(name));
     expect_same_losses(tiny, "1", name, GetParam().losses);
     expect_same_weights(tiny, "1", name, GetParam().weights);
   }
