@@ -77,7 +77,8 @@ class ThreadRanks::Rank final : public Collectives {
     if (to.numel() != from.numel() * ranks()) throw std::logic_error("all_gather: sizes do not fit");
     const std::vector<void*> parts = all_.meet(rank_, from.data);
     for (std::size_t r = 0; r < parts.size(); ++r)
-      std::memmove(static_cast<std::byte*>(to.data) + r * from.bytes(), parts[r], from.bytes());
+      if (auto* block = static_cast<std::byte*>(to.data) + r * from.bytes(); block != parts[r])
+        std::memcpy(block, parts[r], from.bytes());
     sent_ += from.bytes() * (parts.size() - 1);
     return together();
   }
