@@ -15,6 +15,13 @@
 namespace spectrain {
 namespace {
 
+// Microseconds, about.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kTenSteps = 600'000;
+#else
+constexpr int kTenSteps = 60'000;
+#endif
+
 constexpr int kKills = 55;
 constexpr std::int64_t kSteps = 100000;  // more than all the lives together reach
 
@@ -52,7 +59,7 @@ TEST(Kill, AtAnyMomentLosesNothingThatWasSaved) {
     } else {
       while (newest_step(checkpoints) <= newest && Clock::now() - begin < std::chrono::seconds(30))
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      std::this_thread::sleep_for(std::chrono::microseconds(random() % 60'000));
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % kTenSteps));
     }
     kill(pid, SIGKILL);
     const Finished f = wait_for(pid, tiny / "killed-output");
