@@ -59,6 +59,8 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
   // stays as it was.
   if (request.resume) load_newest_checkpoint(run_path());
   optimizer_->compare_weights(first_step_);
+  // By all at once, as they will train: alone one would be quicker, and would let the others wait.
+  peak_ = measure_peak(*backend_, config_.compute.precision) * collectives_.ranks();
   if (first()) begin_run(request);
   agree_on_validations();
 }
@@ -71,7 +73,6 @@ void Trainer::begin_run(const TrainRequest& request) {
   directory_ =
       std::make_unique<RunDirectory>(config_.run.directory, config_.run.name, existing, to_yaml(config_));
   if (!directory_->set_aside_to().empty()) fmt::print("the old run is now {}\n", directory_->set_aside_to());
-  peak_ = measure_peak(*backend_, config_.compute.precision) * collectives_.ranks();
   begin_metrics();
 }
 
