@@ -80,8 +80,11 @@ int run_train(const TrainRequest& request) {
     if (launch.is_first()) fmt::print(stderr, "spectrain: {}\n", failure_sentence(e));
     return exit_code_of(e);
   }
+  // Lives until the failure below is known: messages on their way use its memory.
+  std::unique_ptr<Trainer> trainer;
   try {
-    Trainer(request, *collectives, launch).run();
+    trainer = std::make_unique<Trainer>(request, *collectives, launch);
+    trainer->run();
   } catch (const PeerFailure&) {
     throw;
   } catch (const std::exception& e) {
