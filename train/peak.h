@@ -5,8 +5,8 @@
 namespace spectrain {
 
 // Floating-point operations per second that this machine reaches in a large matrix product of this dtype now:
-// the best of several products of 1024 x 1024 x 1024. Takes about a tenth of a second on a laptop. What
-// progress lines and benchmarks mean by "peak".
+// the best of several products of 1024 x 1024 x 1024, or of 128 x 128 x 128 where those would take more than a
+// second. Takes about a tenth of a second on a laptop. What progress lines and benchmarks mean by "peak".
 double measure_peak(Backend& backend, DType compute);
 
 }  // namespace spectrain
