@@ -51,6 +51,9 @@ class RankJob {
 void train_on_ranks(const TinyRun& tiny, int ranks, const std::string& config,
                     const std::vector<std::string>& overrides, Existing existing = Existing::refuse);
 
+// Before a test that starts mpirun: why it must be skipped, or nothing.
+std::string prepare_mpirun();
+
 // Lines in standard error of all, those killed by a signal left out.
 std::vector<std::string> lines_on_stderr(const std::vector<EndedRank>& ends);
 

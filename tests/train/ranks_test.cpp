@@ -275,14 +275,7 @@ TEST(RankRequests, RanksThatWereToldDifferentThingsAreNamed) {
 class RanksOfMpirun : public testing::Test {
  protected:
   void SetUp() override {
-#ifdef __SANITIZE_THREAD__
-    GTEST_SKIP() << "Open MPI takes its own locks in two orders, which ends every rank under this sanitizer";
-#endif
-#ifdef __SANITIZE_ADDRESS__
-    setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // Open MPI's own, at the end of every rank
-#endif
-    if (!SPECTRAIN_MPI) GTEST_SKIP() << "this build has no MPI";
-    if (std::system("mpirun --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "mpirun is not on PATH";
+    if (const std::string reason = prepare_mpirun(); !reason.empty()) GTEST_SKIP() << reason;
   }
   TinyRun tiny;
 };
