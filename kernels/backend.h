@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +23,8 @@
 //
 // Sums are taken in at least float32. Every kernel is deterministic: the same inputs, thread count and
 // machine give the same bits. Output tensors must not overlap inputs unless a comment says "may be in place".
+// A device may do the work later: what is in host memory (the doubles some functions return, copy_to_host) is
+// there when the function returns, everything else in the order in which it was asked for.
 // A dtype or shape a kernel does not support throws std::logic_error naming it (the caller's mistake).
 
 namespace spectrain {
@@ -40,6 +44,13 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
+// Work recorded once, to be done again without the host's asking for each kernel (a CUDA graph).
+class Replay {
+ public:
+  virtual ~Replay() = default;
+  virtual void run() = 0;
+};
+
 class MemoryKernels {
  public:
   // Throws Error "no room for 1.2 GB of <name> on cpu (3.0 GB in use)" when there is none.
@@ -53,6 +64,10 @@ class MemoryKernels {
   virtual void copy_from_host(const Tensor& to, const void* from) = 0;  // to.bytes() bytes, same dtype
   virtual void copy_to_host(void* to, const Tensor& from) = 0;
   virtual void synchronize() = 0;  // returns when everything asked for so far is done
+  // Records what `work` asks for, without doing it. Null where a backend has nothing to gain from that (then
+  // `work` is not called). The work must have run once before, in the ordinary way, with the same tensors; it
+  // may not return anything to the host. Numbers handed to kernels are recorded as they are now.
+  virtual std::unique_ptr<Replay> record(const std::function<void()>& /*work*/) { return nullptr; }
 
  protected:
   ~MemoryKernels() = default;
@@ -102,6 +117,7 @@ class MatrixKernels {
   // db[N] (+)= sum over rows of dy[R,N];  db in master dtype
   virtual void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) = 0;
 
+  // The next two take batches too: a, b, c, d [B, rows, cols] of rank 3, one product for each of the B.
   // c[M,N] = alpha op(a) . op(b) + beta c;  a, b of one dtype (f32, bf16), c of that dtype or f32. For
   // optimizers.
   virtual void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha,
@@ -110,6 +126,8 @@ class MatrixKernels {
   // symmetric: one triangle is computed, both are written. With a symmetric, a . a^T = a^2.
   virtual void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta,
                                  const Tensor& c) = 0;
+  // How many matrices of this shape one call of the above should get, at most: more do not make it faster.
+  virtual std::int64_t matrices_at_once(Shape /*matrix*/) const { return 1; }
 
  protected:
   ~MatrixKernels() = default;
@@ -228,6 +246,8 @@ double softcapped(const Softcap& cap, double z);  // one logit, for sampling
 
 class TokenKernels {
  public:
+  // In which dtype logits for cross_entropy() should be made.
+  virtual DType logits(DType /*compute*/) const { return DType::f32; }
   // out[r] = table[tokens[r]] (+ positions[r % context] if not empty); tables [V,C], [context or more, C]
   // master.
   virtual void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions,
@@ -236,9 +256,9 @@ class TokenKernels {
   virtual void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context,
                                   const Tensor& dtable, const Tensor& dpositions) = 0;
   // losses[r] = -log softmax(cap(logits[r, :vocab]))[targets[r]], in master dtype; a target of -1 gives loss
-  // 0 and gradient 0. logits [R,V] master dtype, V >= vocab: columns from vocab on are padding, outside the
-  // softmax. dlogits (optional, [R,V] compute or master dtype, may be logits) = gradient_scale * d loss / d
-  // logits (0 in the padding).
+  // 0 and gradient 0. logits [R,V] in logits(compute), V >= vocab: columns from vocab on are padding, outside
+  // the softmax. dlogits (optional, [R,V] compute or master dtype, may be logits) = gradient_scale * d loss /
+  // d logits (0 in the padding).
   virtual void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab,
                              const Softcap& cap, double gradient_scale, const Tensor& losses,
                              const Tensor& dlogits) = 0;
@@ -266,6 +286,9 @@ class OptimizerKernels {
                             const Tensor& u) = 0;
   // w = keep w - step u;  u f32 or bf16. (decoupled decay: keep = 1 - lr decay; step = lr * shape scale)
   virtual void apply_update(const Tensor& w, double keep, double step, const Tensor& u) = 0;
+  // For each matrix of x [B, rows, cols] (or the one of x [rows, cols]), with n its Frobenius norm, in f32:
+  // y = x / (safety max(n, 1e-15)).  y of any float dtype; may be in place.
+  virtual void normalize(const Tensor& x, double safety, const Tensor& y) = 0;
   // y = a x + b y  (x, y of any float dtypes)
   virtual void axpby(double a, const Tensor& x, double b, const Tensor& y) = 0;
   // y[C,R] = x[R,C]^T  (x, y of any float dtypes). The default is for memory the host can read; a backend on
@@ -281,6 +304,10 @@ class ReductionKernels {
   virtual double sum_of_squares(const Tensor& x) = 0;  // in double, fixed order; NaN or inf if any element is
   virtual double sum(const Tensor& x) = 0;             // in double, fixed order
   virtual bool all_finite(const Tensor& x) = 0;
+  // The same sums, added to total [1] f64 in the backend's memory: nobody waits for them.
+  // (The defaults are for memory the host can read.)
+  virtual void add_sum(const Tensor& x, const Tensor& total);
+  virtual void add_squares(std::span<const Tensor> xs, const Tensor& total);  // in the order of xs
 
  protected:
   ~ReductionKernels() = default;
@@ -312,8 +339,10 @@ class Backend : public MemoryKernels,
   virtual std::string_view name() const = 0;    // "cpu", "cuda", "reference"
   virtual std::string description() const = 0;  // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
   virtual DType master() const { return DType::f32; }
+  void normalize(const Tensor& x, double safety, const Tensor& y) override;  // matrix by matrix
 };
 
+// What there is of a backend that may be missing is in cuda_plugin.h.
 struct CpuOptions {
   int threads = 0;         // 0: the cores this process may run on
   bool use_onednn = true;  // false: own matrix products only (what a build without oneDNN always does)

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "fmt/format.h"
@@ -34,12 +35,11 @@ const CudaPlugin* load(const std::string& path, std::string& reason) {
     reason = fmt::format("the CUDA part could not be loaded: {} is not a part of this program", path);
     return nullptr;
   }
-  if (plugin->interface_version != kCudaInterfaceVersion) {
+  if (std::strcmp(plugin->interface, SPECTRAIN_INTERFACE) != 0) {
     reason = fmt::format(
-        "the CUDA part could not be loaded: {} belongs to another version of the program (interface {}, not "
-        "{}); "
-        "build both together",
-        path, plugin->interface_version, kCudaInterfaceVersion);
+        "the CUDA part could not be loaded: {} belongs to another version of the program; build both "
+        "together",
+        path);
     return nullptr;
   }
   return plugin;
@@ -77,6 +77,30 @@ CudaListing list_cuda_devices(const std::string& path) {
   listing.driver_version = system.driver_version;
   listing.architectures = system.architectures;
   return listing;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options, std::string& reason,
+                                           const std::string& path) {
+  // What is missing on this machine is said best by the listing.
+  const CudaListing listing = list_cuda_devices(path);
+  reason = listing.reason;
+  if (!reason.empty()) return nullptr;
+  const auto device = static_cast<std::size_t>(options.device);
+  if (device >= listing.devices.size()) {
+    reason = fmt::format("there is no GPU {}: this process sees {}", options.device, listing.devices.size());
+    return nullptr;
+  }
+  if (!listing.devices[device].problem.empty()) {
+    reason =
+        fmt::format("{} cannot be used: {}", listing.devices[device].name, listing.devices[device].problem);
+    return nullptr;
+  }
+  const CudaPlugin* const plugin = load(path, reason);
+  if (plugin == nullptr) return nullptr;
+  char text[512] = "";
+  std::unique_ptr<Backend> backend(plugin->make_backend(&options, text, sizeof text));
+  if (!backend) reason = text;
+  return backend;
 }
 
 }  // namespace spectrain

@@ -1,8 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/options.h"
 
 // The program's side of the CUDA plug-in (kernels/cuda/plugin.h). Whatever is missing (the plug-in, a library
 // it needs, the driver, a GPU) is a reason in words, never an exception and never the end of the process.
@@ -32,5 +36,10 @@ std::string cuda_plugin_path();
 
 // The devices the plug-in at `path` sees. The first call for a path loads it; it is never unloaded.
 CudaListing list_cuda_devices(const std::string& path = cuda_plugin_path());
+
+// The CUDA backend on a device; null, and a clause without a full stop, where there is none or it cannot be
+// used.
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options, std::string& reason,
+                                           const std::string& path = cuda_plugin_path());
 
 }  // namespace spectrain

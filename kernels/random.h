@@ -5,16 +5,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/host_device.h"
+
 // Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy
 // as 1, 2, 3", SC 2011). A number is a pure function of (seed, stream, counter), so it does not depend on
 // threads, ranks, micro-batches or on what was drawn before. Everything here is host and device code built
 // only from integer operations and IEEE +, *, fma, sqrt, so that every backend produces the same bits.
-
-#ifdef __CUDACC__
-#define SPECTRAIN_HD __host__ __device__
-#else
-#define SPECTRAIN_HD
-#endif
 
 namespace spectrain {
 

@@ -6,20 +6,28 @@ namespace spectrain {
 
 std::size_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::f64: return 8;
-    case DType::f32: return 4;
-    case DType::bf16: return 2;
-    case DType::i32: return 4;
+    case DType::f64:
+      return 8;
+    case DType::f32:
+      return 4;
+    case DType::bf16:
+      return 2;
+    case DType::i32:
+      return 4;
   }
   throw std::logic_error("unknown dtype");
 }
 
 std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::f64: return "f64";
-    case DType::f32: return "f32";
-    case DType::bf16: return "bf16";
-    case DType::i32: return "i32";
+    case DType::f64:
+      return "f64";
+    case DType::f32:
+      return "f32";
+    case DType::bf16:
+      return "bf16";
+    case DType::i32:
+      return "i32";
   }
   throw std::logic_error("unknown dtype");
 }
@@ -48,9 +56,15 @@ Tensor Tensor::slice_rows(std::int64_t first, std::int64_t count) const {
   return {base, dtype, Shape{count, cols()}};
 }
 
+Tensor Tensor::matrix(std::int64_t i) const {
+  if (shape.rank() != 3 || i < 0 || i >= shape[0])
+    throw std::logic_error(fmt::format("matrix {} of a tensor {}", i, shape.str()));
+  const std::size_t bytes = static_cast<std::size_t>(shape[1] * shape[2]) * size_of(dtype);
+  return {static_cast<std::byte*>(data) + static_cast<std::size_t>(i) * bytes, dtype, {shape[1], shape[2]}};
+}
+
 Tensor Tensor::reshaped(Shape s) const {
-  if (s.numel() != numel())
-    throw std::logic_error(fmt::format("cannot view {} as {}", shape.str(), s.str()));
+  if (s.numel() != numel()) throw std::logic_error(fmt::format("cannot view {} as {}", shape.str(), s.str()));
   return {data, dtype, s};
 }
 

@@ -10,28 +10,34 @@
 #include <string_view>
 
 #include "kernels/error.h"
+#include "kernels/host_device.h"
 
 namespace spectrain {
 
 enum class DType : std::uint8_t { f64, f32, bf16, i32 };
 
-std::size_t size_of(DType dtype);        // bytes of one element
-std::string_view name_of(DType dtype);   // "f64", "f32", "bf16", "i32"
+std::size_t size_of(DType dtype);       // bytes of one element
+std::string_view name_of(DType dtype);  // "f64", "f32", "bf16", "i32"
 
-// A brain float: the upper half of an IEEE float32. Conversions round to nearest, ties to even; NaN stays NaN.
+// A brain float: the upper half of an IEEE float32. Conversions round to nearest, ties to even; NaN stays
+// NaN.
 struct bf16 {
   std::uint16_t bits = 0;
 
   bf16() = default;
-  explicit bf16(float value) {
+  SPECTRAIN_HD explicit bf16(float value) {
+#ifdef __CUDA_ARCH__
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));  // one instruction; every NaN becomes 0x7fff
+#else
     std::uint32_t u;
     std::memcpy(&u, &value, 4);
     if ((u & 0x7fffffffu) > 0x7f800000u)
       bits = static_cast<std::uint16_t>((u >> 16) | 0x40u);
     else
       bits = static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+#endif
   }
-  explicit operator float() const {
+  SPECTRAIN_HD explicit operator float() const {
     const std::uint32_t u = static_cast<std::uint32_t>(bits) << 16;
     float value;
     std::memcpy(&value, &u, 4);
@@ -106,6 +112,8 @@ struct Tensor {
 
   // Rows [first, first + count) of the tensor seen as a matrix [rows(), cols()].
   Tensor slice_rows(std::int64_t first, std::int64_t count) const;
+  // Matrix i of a batch [B, rows, cols].
+  Tensor matrix(std::int64_t i) const;
   Tensor reshaped(Shape s) const;  // same elements, another shape; throws std::logic_error on a mismatch
 
  private:

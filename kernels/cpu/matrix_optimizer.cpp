@@ -11,6 +11,11 @@ namespace spectrain {
 
 void CpuBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha,
                         float beta, const Tensor& c) {
+  if (c.shape.rank() == 3) {
+    for (std::int64_t i = 0; i < c.shape[0]; ++i)
+      matmul(a.matrix(i), transpose_a, b.matrix(i), transpose_b, alpha, beta, c.matrix(i));
+    return;
+  }
   require_compute(a, "matmul", "a");
   require_compute(b, "matmul", "b");
   require_compute(c, "matmul", "c");
@@ -44,6 +49,11 @@ void CpuBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
 
 void CpuBackend::symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta,
                                    const Tensor& c) {
+  if (c.shape.rank() == 3) {
+    for (std::int64_t i = 0; i < c.shape[0]; ++i)
+      symmetric_product(a.matrix(i), alpha, d ? d.matrix(i) : d, beta, c.matrix(i));
+    return;
+  }
   require_compute(a, "symmetric_product", "a");
   require_compute(c, "symmetric_product", "c");
   require(c.dtype == a.dtype || c.dtype == DType::f32, "symmetric_product",

@@ -1,16 +1,18 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
-// What the program and the plug-in libspectrain_cuda.so know of each other. Plain data and C functions only,
-// for either may have been made by another compiler; no exception crosses it. The program finds the plug-in
-// beside itself and loads it when CUDA is asked for (kernels/cuda_plugin.h).
+// What the program and the plug-in libspectrain_cuda.so know of each other. Both belong to one build: the
+// plug-in hands over a Backend, a C++ class. So the first thing looked at is whether both were made from the
+// same headers. The program finds the plug-in beside itself and loads it when CUDA is asked for
+// (kernels/cuda_plugin.h).
 
 namespace spectrain {
 
-// Counts every change of what follows. Program and plug-in of different numbers refuse each other.
-constexpr std::int32_t kCudaInterfaceVersion = 1;
+class Backend;
+struct CudaOptions;
 
 // Texts are UTF-8, end with a zero and are cut where they would not fit.
 struct CudaPluginDevice {
@@ -30,10 +32,13 @@ struct CudaPluginSystem {
 };
 
 struct CudaPlugin {
-  std::int32_t interface_version;  // stays the first member, whatever else changes
+  const char*
+      interface;  // a hash of the headers both sides share; stays the first member, whatever else changes
   // Fills `system` and the first `capacity` of `devices`; returns how many devices there are, which may be
   // more. Needs no driver and makes no context on a device.
   std::int32_t (*list_devices)(CudaPluginSystem* system, CudaPluginDevice* devices, std::int32_t capacity);
+  // A backend on one device, owned by the caller; its functions throw Error. Null: `reason` says why not.
+  Backend* (*make_backend)(const CudaOptions* options, char* reason, std::size_t capacity);
 };
 
 static_assert(std::is_trivial_v<CudaPluginDevice> && std::is_standard_layout_v<CudaPluginDevice>);

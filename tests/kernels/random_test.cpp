@@ -126,7 +126,7 @@ TEST(RandomDistribution, NormalPairIsBoxMuller) {
   EXPECT_LT(worst, 2.5 * 0x1p-23);
 }
 
-SPECTRAIN_KERNEL_TEST(RandomTest);
+SPECTRAIN_KERNEL_TEST_ALL(RandomTest);
 
 }  // namespace
 }  // namespace spectrain

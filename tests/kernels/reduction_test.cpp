@@ -6,7 +6,15 @@ namespace {
 constexpr DType kDTypes[] = {DType::f64, DType::f32, DType::bf16};
 constexpr std::int64_t kSizes[] = {1, 5, 7, 100, 769, 16384, 16385, 300001};
 
-class ReductionTest : public KernelTest {};
+class ReductionTest : public KernelTest {
+ protected:
+  static std::unique_ptr<Backend> plain_cpu() {
+    limit_cpu_isa(Isa::baseline);
+    CpuOptions one;
+    one.threads = 1;
+    return make_cpu_backend(one);
+  }
+};
 
 TEST_P(ReductionTest, AgreesWithFloat64) {
   for (const DType dtype : kDTypes)
@@ -25,10 +33,9 @@ TEST_P(ReductionTest, TheSameBitsForAnyThreadsAndInstructionSet) {
   const Twin x = random({300001}, DType::f32), half = random({300001}, DType::bf16);
   const double sum = cpu().sum(x.tested), squares = cpu().sum_of_squares(x.tested);
   const double half_sum = cpu().sum(half.tested), half_squares = cpu().sum_of_squares(half.tested);
-  limit_cpu_isa(Isa::baseline);
-  CpuOptions one;
-  one.threads = 1;
-  const auto plain = make_cpu_backend(one);
+  // On a GPU: for any number of blocks.
+  const auto plain = on_cpu() ? plain_cpu() : tested_with_one_block();
+  if (!plain) return;
   EXPECT_EQ(plain->sum(x.tested), sum);
   EXPECT_EQ(plain->sum_of_squares(x.tested), squares);
   EXPECT_EQ(plain->sum(half.tested), half_sum);
@@ -56,7 +63,7 @@ TEST_P(ReductionTest, LargeSquaresDoNotOverflow) {
   EXPECT_NEAR(cpu().sum_of_squares(x.tested) / 1e62, 1, 1e-6);
 }
 
-SPECTRAIN_KERNEL_TEST(ReductionTest);
+SPECTRAIN_KERNEL_TEST_ALL(ReductionTest);
 
 }  // namespace
 }  // namespace spectrain

@@ -99,6 +99,11 @@ void ReferenceBackend::bias_gradient(const Tensor& dy, const Tensor& db, bool ac
 
 void ReferenceBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
                               float alpha, float beta, const Tensor& c) {
+  if (c.shape.rank() == 3) {
+    for (std::int64_t i = 0; i < c.shape[0]; ++i)
+      matmul(a.matrix(i), transpose_a, b.matrix(i), transpose_b, alpha, beta, c.matrix(i));
+    return;
+  }
   const std::int64_t M = c.rows(), N = c.cols(), K = transpose_a ? a.rows() : a.cols();
   if ((transpose_a ? a.cols() : a.rows()) != M || (transpose_b ? b.rows() : b.cols()) != N ||
       (transpose_b ? b.cols() : b.rows()) != K)
@@ -116,6 +121,11 @@ void ReferenceBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b
 
 void ReferenceBackend::symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta,
                                          const Tensor& c) {
+  if (c.shape.rank() == 3) {
+    for (std::int64_t i = 0; i < c.shape[0]; ++i)
+      symmetric_product(a.matrix(i), alpha, d ? d.matrix(i) : d, beta, c.matrix(i));
+    return;
+  }
   const std::int64_t M = a.rows(), K = a.cols();
   if (c.rows() != M || c.cols() != M) throw std::logic_error("symmetric_product: shapes do not fit");
   const double* A = a.as<double>();

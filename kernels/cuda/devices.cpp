@@ -1,12 +1,11 @@
-#include <cuda_runtime.h>
+#include "kernels/cuda/devices.h"
+
+#include <cuda_runtime_api.h>
 
 #include <cstdio>
 
 #include "kernels/cuda/architectures.h"
 #include "kernels/cuda/plugin.h"
-
-// CMake 3.25 drops the request for C++20 where it does not know nvcc's, and says nothing.
-static_assert(__cplusplus >= 202002L, "kernels/cuda is C++20");
 
 namespace spectrain {
 namespace {
@@ -59,7 +58,9 @@ void describe(int index, CudaPluginDevice& device) {
         device.major, device.minor);
 }
 
-std::int32_t list_devices(CudaPluginSystem* system, CudaPluginDevice* devices, std::int32_t capacity) {
+}  // namespace
+
+std::int32_t list_cuda_devices(CudaPluginSystem* system, CudaPluginDevice* devices, std::int32_t capacity) {
   *system = {};
   say(system->architectures, "%s", SPECTRAIN_CUDA_CODE);
   int runtime = 0, driver = 0, count = 0;
@@ -82,11 +83,4 @@ std::int32_t list_devices(CudaPluginSystem* system, CudaPluginDevice* devices, s
   return count;
 }
 
-}  // namespace
 }  // namespace spectrain
-
-const spectrain::CudaPlugin* spectrain_cuda_plugin() {
-  static constexpr spectrain::CudaPlugin kPlugin = {spectrain::kCudaInterfaceVersion,
-                                                    spectrain::list_devices};
-  return &kPlugin;
-}

@@ -1,0 +1,87 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/inbox.h"
+#include "kernels/cuda/products.h"
+
+namespace spectrain {
+
+namespace {
+
+constexpr std::size_t kAnswerBytes = 64;
+
+}  // namespace
+
+CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
+  check_cuda(cudaSetDevice(options.device), "choosing a device");
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, options.device), "asking for the device's properties");
+  multiprocessors_ = properties.multiProcessorCount;
+  capability_ = 10 * properties.major + properties.minor;
+  shared_limit_ = properties.sharedMemPerBlockOptin;
+  total_memory_ = properties.totalGlobalMem;
+  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  check_cuda(cudaMallocHost(reinterpret_cast<void**>(&answer_), kAnswerBytes), "allocating pinned memory");
+  inbox_ = std::make_unique<Inbox>(stream_);
+  description_ = fmt::format("{}, compute capability {}.{}, {} SMs, {:.0f} GiB", properties.name,
+                             properties.major, properties.minor, multiprocessors_,
+                             static_cast<double>(total_memory_) / (1024.0 * 1024 * 1024));
+}
+
+CudaBackend::~CudaBackend() {
+  // Nothing here may throw, and a device that failed frees its memory with the process.
+  cudaStreamSynchronize(stream_);
+  attention_.reset();
+  products_.reset();
+  inbox_.reset();
+  cudaFree(scratch_);
+  cudaFreeHost(answer_);
+  cudaStreamDestroy(stream_);
+}
+
+std::string CudaBackend::description() const { return description_; }
+
+unsigned CudaBackend::blocks_for(std::int64_t work, int per_multiprocessor) const {
+  std::int64_t blocks = std::min<std::int64_t>(work, std::int64_t{per_multiprocessor} * multiprocessors_);
+  if (options_.max_blocks > 0) blocks = std::min<std::int64_t>(blocks, options_.max_blocks);
+  return static_cast<unsigned>(std::max<std::int64_t>(blocks, 1));
+}
+
+void* CudaBackend::scratch(std::size_t bytes) {
+  if (bytes <= scratch_bytes_) return scratch_;
+  if (recording_)
+    throw std::logic_error(
+        "recorded work asks for more scratch memory than it did when it ran for the first time");
+  bytes = std::max<std::size_t>((bytes + 255) / 256 * 256, std::size_t{4} << 20);
+  wait();  // nothing uses the old one any more
+  check_cuda(cudaFree(scratch_), "freeing scratch memory");
+  allocated_ -= scratch_bytes_;
+  scratch_ = nullptr;
+  scratch_bytes_ = 0;
+  if (cudaMalloc(&scratch_, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    throw Error(
+        fmt::format("no room for {:.1f} MB of scratch memory on cuda: make the batch or the model smaller",
+                    static_cast<double>(bytes) / 1e6));
+  }
+  scratch_bytes_ = bytes;
+  allocated_ += bytes;
+  return scratch_;
+}
+
+void CudaBackend::wait() {
+  ++waits_;
+  check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+}
+
+Products& CudaBackend::products() {
+  if (!products_) products_ = make_products(*this);
+  return *products_;
+}
+
+}  // namespace spectrain

@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/options.h"
+
+// The CUDA backend. One .cu (kernels) or .cpp (calls of libraries) per family implements the members declared
+// here. Everything runs in one stream, in the order of the calls; a second stream carries inputs to the
+// device.
+
+namespace spectrain {
+
+class Products;  // products.h
+
+class CudaBackend final : public Backend {
+ public:
+  // Throws Error when the device cannot be used.
+  explicit CudaBackend(const CudaOptions& options);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return "cuda"; }
+  std::string description() const override;
+  DType logits(DType compute) const override { return compute; }
+
+  // ---- for the families
+  cudaStream_t stream() const { return stream_; }
+  const CudaOptions& options() const { return options_; }
+  int multiprocessors() const { return multiprocessors_; }
+  int capability() const { return capability_; }                     // 90 for compute capability 9.0
+  std::size_t shared_memory_limit() const { return shared_limit_; }  // of one block, bytes
+  // Blocks for `work` pieces, each done by one block: all of them, but no more than `per_multiprocessor` for
+  // each multiprocessor (kernels loop over the rest), and no more than options().max_blocks.
+  unsigned blocks_for(std::int64_t work, int per_multiprocessor = 8) const;
+  // Memory for one kernel family's partial results, valid until the next call: kernels that use it follow
+  // each other in the stream. At least so many bytes, aligned to 256.
+  void* scratch(std::size_t bytes);
+  // The host waits for everything in the stream. The only place that does, apart from buffers' ends.
+  void wait();
+  std::int64_t waits() const { return waits_; }  // how often it did
+  bool recording() const { return recording_; }
+
+  // memory.cu
+  std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) override;
+  std::size_t allocated_bytes() const override { return allocated_; }
+  void fill(const Tensor& x, double value) override;
+  void copy(const Tensor& from, const Tensor& to) override;
+  void copy_from_host(const Tensor& to, const void* from) override;
+  void copy_to_host(void* to, const Tensor& from) override;
+  void synchronize() override { wait(); }
+  std::unique_ptr<Replay> record(const std::function<void()>& work) override;
+
+  // matrices.cpp: through Products; matrix_kernels.cu: bias_gradient
+  std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) override;
+  std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override;
+  void refresh(PreparedMatrix& matrix, const Tensor& master) override;
+  std::vector<std::byte> contents(const PreparedMatrix& matrix) const override;
+  void linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act, const Tensor& pre,
+              const Tensor& y) override;
+  void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
+                             bool accumulate) override;
+  void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override;
+  void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override;
+  void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
+              const Tensor& c) override;
+  // symmetric_product.cu
+  void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) override;
+  std::int64_t matrices_at_once(Shape matrix) const override;
+
+  // activation.cu
+  void activation(Activation act, const Tensor& x, const Tensor& y) override;
+  void activation_backward(Activation act, const Tensor& dy, const Tensor& saved, const Tensor& dx) override;
+  void swiglu(const Tensor& x, const Tensor& y) override;
+  void swiglu_backward(const Tensor& dy, const Tensor& x, const Tensor& dx) override;
+  void add(const Tensor& a, const Tensor& b, const Tensor& y) override;
+  void scale(const Tensor& x, double factor, const Tensor& y) override;
+
+  // norm.cu
+  void norm(NormKind kind, const Tensor& x, const Tensor& gain, const Tensor& bias, double eps,
+            const Tensor& y, const Tensor& mean, const Tensor& rstd) override;
+  void add_norm(NormKind kind, const Tensor& a, const Tensor& b, const Tensor& gain, const Tensor& bias,
+                double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                const Tensor& rstd) override;
+  void norm_backward(NormKind kind, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& mean,
+                     const Tensor& rstd, const Tensor& dx, bool accumulate, const Tensor& dgain,
+                     const Tensor& dbias, bool accumulate_parameters) override;
+
+  // qk_transform.cu, attention.cpp
+  void qk_transform(const HeadLayout& layout, const QkTransform& t, const Tensor& in, const Tensor& out,
+                    const Tensor& rstd) override;
+  void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
+                             const Tensor& out, const Tensor& rstd, const Tensor& din) override;
+  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
+                 const Tensor& lse) override;
+  void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
+                          const Tensor& out, const Tensor& lse, const Tensor& dqkv) override;
+
+  // embedding.cu, cross_entropy.cu
+  void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions, std::int64_t context,
+                 const Tensor& out) override;
+  void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context,
+                          const Tensor& dtable, const Tensor& dpositions) override;
+  void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
+                     double gradient_scale, const Tensor& losses, const Tensor& dlogits) override;
+
+  // update.cu, transpose.cu
+  void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m, const Tensor& v) override;
+  void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
+                    const Tensor& u) override;
+  void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override;
+  void normalize(const Tensor& x, double safety, const Tensor& y) override;
+  void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
+  void transpose(const Tensor& x, const Tensor& y) override;
+
+  // reduction.cu, random.cu
+  double sum_of_squares(const Tensor& x) override;
+  double sum(const Tensor& x) override;
+  bool all_finite(const Tensor& x) override;
+  void add_sum(const Tensor& x, const Tensor& total) override;
+  void add_squares(std::span<const Tensor> xs, const Tensor& total) override;
+  void fill_uniform(const Tensor& x, RandomKey key, float low, float high) override;
+  void fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) override;
+
+ private:
+  friend class CudaBuffer;
+  Products& products();
+  struct Inbox;      // pinned memory through which small inputs go to the device (memory.cu)
+  struct Attention;  // plans and workspace of the attention (attention.cpp)
+  Attention& attention_state();
+
+  CudaOptions options_;
+  int multiprocessors_ = 0, capability_ = 0;
+  std::size_t shared_limit_ = 0, total_memory_ = 0;
+  std::string description_;
+  cudaStream_t stream_ = nullptr;
+  std::size_t allocated_ = 0;
+  std::int64_t waits_ = 0;
+  bool recording_ = false;
+  void* scratch_ = nullptr;
+  std::size_t scratch_bytes_ = 0;
+  double* answer_ = nullptr;  // pinned: where small results come back
+  std::unique_ptr<Inbox> inbox_;
+  std::unique_ptr<Products> products_;
+  std::unique_ptr<Attention> attention_;
+};
+
+}  // namespace spectrain

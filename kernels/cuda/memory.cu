@@ -1,0 +1,168 @@
+#include <string>
+
+#include "kernels/cpu/checks.h"
+#include "kernels/cuda/convert.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/inbox.h"
+#include "kernels/cuda/launch.h"
+
+// CMake 3.25 drops the request for C++20 where it does not know nvcc's, and says nothing.
+static_assert(__cplusplus >= 202002L, "kernels/cuda is C++20");
+
+namespace spectrain {
+
+class CudaBuffer final : public Buffer {
+ public:
+  CudaBuffer(CudaBackend& owner, void* data, std::size_t bytes) : owner_(owner) {
+    data_ = data;
+    bytes_ = bytes;
+    owner_.allocated_ += bytes;
+  }
+  ~CudaBuffer() override {
+    cudaFree(data_);  // waits for the kernels that may still use it
+    owner_.allocated_ -= bytes_;
+  }
+  CudaBuffer(const CudaBuffer&) = delete;
+  CudaBuffer& operator=(const CudaBuffer&) = delete;
+
+ private:
+  CudaBackend& owner_;
+};
+
+namespace {
+
+constexpr int kThreads = 256;
+
+class CudaGraph final : public Replay {
+ public:
+  CudaGraph(cudaGraphExec_t graph, cudaStream_t stream) : graph_(graph), stream_(stream) {}
+  ~CudaGraph() override { cudaGraphExecDestroy(graph_); }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  void run() override { check_cuda(cudaGraphLaunch(graph_, stream_), "starting a graph"); }
+
+ private:
+  cudaGraphExec_t graph_;
+  cudaStream_t stream_;
+};
+
+template <class T>
+__global__ void fill_kernel(T* x, T value, std::int64_t n) {
+  SPECTRAIN_GRID_LOOP(i, n) x[i] = value;
+}
+
+template <class From, class To>
+__global__ void convert_kernel(const From* x, To* y, std::int64_t n) {
+  SPECTRAIN_GRID_LOOP(i, n) y[i] = narrow<To>(widen(x[i]));
+}
+
+template <class T>
+void fill_with(CudaBackend& b, const Tensor& x, T value) {
+  const std::int64_t n = x.numel();
+  if (n == 0) return;
+  launch(b.stream(), {b.blocks_for((n + kThreads - 1) / kThreads), kThreads}, fill_kernel<T>, x.as<T>(),
+         value, n);
+}
+
+std::string size_text(std::size_t bytes) {
+  const auto tenths = [](double x) {
+    const auto n = static_cast<long long>(x * 10 + 0.5);
+    return std::to_string(n / 10) + "." + std::to_string(n % 10);
+  };
+  const auto b = static_cast<double>(bytes);
+  if (bytes >= 1000000000) return tenths(b / 1e9) + " GB";
+  if (bytes >= 1000000) return tenths(b / 1e6) + " MB";
+  return std::to_string(bytes) + " bytes";
+}
+
+// What makes this kind of memory smaller.
+const char* way_out(std::string_view name) {
+  if (name == "activations") return "a smaller batch.micro_batch or compute.recompute: true makes it smaller";
+  if (name == "workspace") return "a smaller compute.logits_budget_mib makes it smaller";
+  if (name == "optimizer state" || name == "weights" || name == "gradients")
+    return "a smaller model or more GPUs make it smaller";
+  return "a smaller batch.micro_batch or a smaller model leaves more room";
+}
+
+}  // namespace
+
+std::unique_ptr<Buffer> CudaBackend::allocate(std::size_t bytes, std::string_view name) {
+  void* data = nullptr;
+  if (bytes > total_memory_ || cudaMalloc(&data, bytes == 0 ? 1 : bytes) != cudaSuccess) {
+    cudaGetLastError();
+    std::size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    throw Error("no room for " + size_text(bytes) + " of " + std::string(name) + " on cuda (" +
+                size_text(allocated_) + " in use, " + size_text(free) + " of " + size_text(total) +
+                " free): " + way_out(name));
+  }
+  return std::make_unique<CudaBuffer>(*this, data, bytes);
+}
+
+void CudaBackend::fill(const Tensor& x, double value) {
+  switch (x.dtype) {
+    case DType::f64:
+      return fill_with(*this, x, value);
+    case DType::f32:
+      return fill_with(*this, x, static_cast<float>(value));
+    case DType::bf16:
+      return fill_with(*this, x, bf16(static_cast<float>(value)));
+    case DType::i32:
+      return fill_with(*this, x, static_cast<std::int32_t>(value));
+  }
+}
+
+void CudaBackend::copy(const Tensor& from, const Tensor& to) {
+  require(from.numel() == to.numel(), "copy", "the tensors have different numbers of elements");
+  const std::int64_t n = to.numel();
+  if (n == 0 || from.data == to.data) return;
+  if (from.dtype == to.dtype)
+    return check_cuda(cudaMemcpyAsync(to.data, from.data, to.bytes(), cudaMemcpyDeviceToDevice, stream_),
+                      "copy");
+  with_float(from, "copy", [&](auto* x) {
+    with_float(to, "copy", [&](auto* y) {
+      launch(stream_, {blocks_for((n + kThreads - 1) / kThreads), kThreads},
+             convert_kernel<std::remove_pointer_t<decltype(x)>, std::remove_pointer_t<decltype(y)>>, x, y, n);
+    });
+  });
+}
+
+void CudaBackend::copy_from_host(const Tensor& to, const void* from) {
+  if (to.bytes() == 0) return;
+  if (to.bytes() <= Inbox::kBytes) return inbox_->send(to.data, from, to.bytes());
+  check_cuda(cudaMemcpyAsync(to.data, from, to.bytes(), cudaMemcpyHostToDevice, stream_),
+             "copying to the GPU");
+  wait();  // the caller may change `from` when this returns
+}
+
+void CudaBackend::copy_to_host(void* to, const Tensor& from) {
+  if (from.bytes() == 0) return;
+  check_cuda(cudaMemcpyAsync(to, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_),
+             "copying from the GPU");
+  wait();
+}
+
+std::unique_ptr<Replay> CudaBackend::record(const std::function<void()>& work) {
+  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+             "beginning to record a graph");
+  recording_ = true;
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    recording_ = false;
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    throw;
+  }
+  recording_ = false;
+  check_cuda(cudaStreamEndCapture(stream_, &graph), "recording a graph");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(status, "making a graph ready to run");
+  return std::make_unique<CudaGraph>(executable, stream_);
+}
+
+}  // namespace spectrain

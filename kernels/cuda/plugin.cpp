@@ -1,0 +1,28 @@
+#include "kernels/cuda/plugin.h"
+
+#include <cstdio>
+#include <exception>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/devices.h"
+
+namespace spectrain {
+namespace {
+
+Backend* make_backend(const CudaOptions* options, char* reason, std::size_t capacity) {
+  try {
+    return new CudaBackend(*options);
+  } catch (const std::exception& e) {
+    std::snprintf(reason, capacity, "%s", e.what());
+    return nullptr;
+  }
+}
+
+}  // namespace
+}  // namespace spectrain
+
+const spectrain::CudaPlugin* spectrain_cuda_plugin() {
+  static constexpr spectrain::CudaPlugin kPlugin = {SPECTRAIN_INTERFACE, spectrain::list_cuda_devices,
+                                                    spectrain::make_backend};
+  return &kPlugin;
+}

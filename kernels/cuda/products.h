@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/backend.h"
+
+namespace spectrain {
+
+class CudaBackend;
+
+// One matrix product, or a batch of them that lie one after the other, all row-major:
+//
+//   c[m,n] = act(alpha op(a) . op(b) + bias[n]) + beta c      op(a) [m,k], op(b) [k,n]
+struct Product {
+  std::int64_t batch = 1, m = 0, n = 0, k = 0;
+  const void* a = nullptr;  // [m,k], or [k,m] when transposed
+  const void* b = nullptr;  // [k,n], or [n,k] when transposed
+  bool transpose_a = false, transpose_b = false;
+  DType factors = DType::bf16;  // of a and b: bf16 or f32 (f32 with full precision: no TF32)
+  void* c = nullptr;
+  DType result = DType::bf16;  // bf16 or f32
+  float alpha = 1, beta = 0;
+  // Epilogue; only with alpha 1, beta 0, batch 1.
+  const void* bias = nullptr;  // [n] in c's dtype
+  bool gelu_tanh = false;
+  void* pre = nullptr;  // with gelu_tanh: also receives the value before it, [m,n] in c's dtype
+};
+
+// Matrix products of a library: cuBLASLt (products_cublaslt.cpp), or plain loops in the emulator of the
+// tests.
+class Products {
+ public:
+  virtual ~Products() = default;
+  virtual void run(const Product& product) = 0;  // in the backend's stream
+  virtual std::string description() const = 0;   // "cuBLASLt 13.1.0"
+};
+std::unique_ptr<Products> make_products(CudaBackend& backend);
+
+}  // namespace spectrain
