@@ -28,7 +28,12 @@ void launch(cudaStream_t stream, const Grid& grid, void (*kernel)(P...),
 #ifdef SPECTRAIN_EMULATED_CUDA
   emulator::launch(stream, grid.blocks, grid.threads, grid.shared, [=] { kernel(arguments...); });
 #else
-  kernel<<<grid.blocks, grid.threads, grid.shared, stream> > >(arguments...);
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid.blocks;
+  config.blockDim = grid.threads;
+  config.dynamicSmemBytes = grid.shared;
+  config.stream = stream;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), "starting a kernel");
 #endif
   check_cuda(cudaGetLastError(), "starting a kernel");
 }
