@@ -21,13 +21,57 @@ void ReductionKernels::add_squares(std::span<const Tensor> xs, const Tensor& tot
   for (const Tensor& x : xs) *total.as<double>() += sum_of_squares(x);
 }
 
-void Backend::normalize(const Tensor& x, double safety, const Tensor& y) {
-  const bool batch = x.shape.rank() == 3;
-  for (std::int64_t i = 0; i < (batch ? x.shape[0] : 1); ++i) {
-    const Tensor from = batch ? x.matrix(i) : x, to = batch ? y.matrix(i) : y;
-    const double norm = std::sqrt(std::max(sum_of_squares(from), 1e-30));
-    axpby(1 / (safety * norm), from, 0, to);
+namespace {
+
+// Calls each(matrix) with every matrix of a batch, or with the only one.
+template <class Each>
+void for_each_matrix(const Tensor& x, Each each) {
+  if (x.shape.rank() != 3) return each(x, 0);
+  for (std::int64_t i = 0; i < x.shape[0]; ++i) each(x.matrix(i), i);
+}
+
+template <class T>
+void add_to_diagonal(const Tensor& c, float factor) {
+  T* p = c.as<T>();
+  for (std::int64_t i = 0; i < c.rows(); ++i, p += c.cols() + 1) {
+    if constexpr (std::is_same_v<T, double>)
+      *p += static_cast<double>(factor);
+    else
+      *p = T(static_cast<float>(*p) + factor);
   }
+}
+
+}  // namespace
+
+void Backend::commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
+                                const Tensor& c) {
+  const bool adds = d && beta != 0;
+  if (adds && d.data != c.data) copy(d, c);
+  matmul(a, false, b, false, alpha, adds ? beta : 0, c);
+}
+
+void MatrixKernels::add_identity(const Tensor& batch, float factor) {
+  for_each_matrix(batch, [factor](const Tensor& c, std::int64_t) {
+    switch (c.dtype) {
+      case DType::f64:
+        return add_to_diagonal<double>(c, factor);
+      case DType::f32:
+        return add_to_diagonal<float>(c, factor);
+      case DType::bf16:
+        return add_to_diagonal<bf16>(c, factor);
+      case DType::f16:
+        return add_to_diagonal<f16>(c, factor);
+      case DType::i32:
+        throw std::logic_error("add_identity: i32 is not a float dtype");
+    }
+  });
+}
+
+void Backend::normalize(const Tensor& x, double safety, const Tensor& y) {
+  for_each_matrix(x, [&](const Tensor& from, std::int64_t i) {
+    const double norm = std::sqrt(std::max(sum_of_squares(from), 1e-30));
+    axpby(1 / (safety * norm), from, 0, y.shape.rank() == 3 ? y.matrix(i) : y);
+  });
 }
 
 double softcapped(const Softcap& s, double z) {

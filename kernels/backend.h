@@ -117,15 +117,22 @@ class MatrixKernels {
   // db[N] (+)= sum over rows of dy[R,N];  db in master dtype
   virtual void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) = 0;
 
-  // The next two take batches too: a, b, c, d [B, rows, cols] of rank 3, one product for each of the B.
-  // c[M,N] = alpha op(a) . op(b) + beta c;  a, b of one dtype (f32, bf16), c of that dtype or f32. For
-  // optimizers.
+  // The next four take batches too: a, b, c, d [B, rows, cols] of rank 3, one product for each of the B. For
+  // optimizers. Those of f16 are for a GPU alone.
+  // c[M,N] = alpha op(a) . op(b) + beta c;  a, b of one dtype (f32, bf16, f16), c of that dtype or f32.
   virtual void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha,
                       float beta, const Tensor& c) = 0;
   // c[M,M] = alpha a[M,K] . a^T + beta d[M,M];  d symmetric, same dtype as c, or empty. c is exactly
   // symmetric: one triangle is computed, both are written. With a symmetric, a . a^T = a^2.
   virtual void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta,
                                  const Tensor& c) = 0;
+  // c[M,M] = alpha a . b + beta d for symmetric a, b [M,M] of which it is known that they commute, so that
+  // the product is symmetric: a backend may compute one triangle and mirror it. d as above. The default
+  // computes all of it.
+  virtual void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
+                                 const Tensor& c) = 0;
+  // c[M,M] += factor I. The default is for memory the host can read.
+  virtual void add_identity(const Tensor& c, float factor);
   // How many matrices of this shape one call of the above should get, at most: more do not make it faster.
   virtual std::int64_t matrices_at_once(Shape /*matrix*/) const { return 1; }
 
@@ -284,7 +291,8 @@ class OptimizerKernels {
   // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.  All [n] master.
   virtual void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
                             const Tensor& u) = 0;
-  // w = keep w - step u;  u f32 or bf16. (decoupled decay: keep = 1 - lr decay; step = lr * shape scale)
+  // w = keep w - step u;  u f32 or bf16, on a GPU also f16. (decoupled decay: keep = 1 - lr decay; step = lr
+  // * shape scale)
   virtual void apply_update(const Tensor& w, double keep, double step, const Tensor& u) = 0;
   // For each matrix of x [B, rows, cols] (or the one of x [rows, cols]), with n its Frobenius norm, in f32:
   // y = x / (safety max(n, 1e-15)).  y of any float dtype; may be in place.
@@ -340,6 +348,8 @@ class Backend : public MemoryKernels,
   virtual std::string description() const = 0;  // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
   virtual DType master() const { return DType::f32; }
   void normalize(const Tensor& x, double safety, const Tensor& y) override;  // matrix by matrix
+  void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
+                         const Tensor& c) override;
 };
 
 // What there is of a backend that may be missing is in cuda_plugin.h.

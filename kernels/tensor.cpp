@@ -11,6 +11,7 @@ std::size_t size_of(DType dtype) {
     case DType::f32:
       return 4;
     case DType::bf16:
+    case DType::f16:
       return 2;
     case DType::i32:
       return 4;
@@ -28,6 +29,8 @@ std::string_view name_of(DType dtype) {
       return "bf16";
     case DType::i32:
       return "i32";
+    case DType::f16:
+      return "f16";
   }
   throw std::logic_error("unknown dtype");
 }

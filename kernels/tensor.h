@@ -14,10 +14,10 @@
 
 namespace spectrain {
 
-enum class DType : std::uint8_t { f64, f32, bf16, i32 };
+enum class DType : std::uint8_t { f64, f32, bf16, i32, f16 };
 
 std::size_t size_of(DType dtype);       // bytes of one element
-std::string_view name_of(DType dtype);  // "f64", "f32", "bf16", "i32"
+std::string_view name_of(DType dtype);  // "f64", "f32", "bf16", "i32", "f16"
 
 // A brain float: the upper half of an IEEE float32. Conversions round to nearest, ties to even; NaN stays
 // NaN.
@@ -45,6 +45,57 @@ struct bf16 {
   }
 };
 
+// An IEEE half: 10 bits of mantissa, 6.1e-5 to 65504 with full precision. For the iterations of matrix
+// optimizers on a GPU, whose numbers are known to be near 1 (optim/newton_schulz.h). Conversions as above.
+struct f16 {
+  std::uint16_t bits = 0;
+
+  f16() = default;
+  SPECTRAIN_HD explicit f16(float value) {
+#ifdef __CUDA_ARCH__
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    std::uint32_t u;
+    std::memcpy(&u, &value, 4);
+    const std::uint32_t sign = (u >> 16) & 0x8000u;
+    u &= 0x7fffffffu;
+    std::uint32_t half;
+    if (u > 0x7f800000u) {
+      half = 0x7e00u;
+    } else if (u >= 0x477ff000u) {  // 65520 and more round to infinity
+      half = 0x7c00u;
+    } else if (u >= 0x38800000u) {
+      half = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
+    } else {  // subnormal: the sum's last bit is worth 2^-24, as a subnormal half's is
+      float magnitude;
+      std::memcpy(&magnitude, &u, 4);
+      magnitude += 0.5f;
+      std::memcpy(&half, &magnitude, 4);
+      half -= 0x3f000000u;
+    }
+    bits = static_cast<std::uint16_t>(sign | half);
+#endif
+  }
+  SPECTRAIN_HD explicit operator float() const {
+#ifdef __CUDA_ARCH__
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#else
+    const std::uint32_t exponent = (bits >> 10) & 31u, mantissa = bits & 0x3ffu;
+    if (exponent == 0) {
+      const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+      return (bits & 0x8000u) ? -magnitude : magnitude;
+    }
+    const std::uint32_t u = static_cast<std::uint32_t>(bits & 0x8000u) << 16 |
+                            (exponent == 31u ? 0xffu : exponent + 112u) << 23 | mantissa << 13;
+    float value;
+    std::memcpy(&value, &u, 4);
+    return value;
+#endif
+  }
+};
+
 template <class T>
 struct DTypeOf;
 template <>
@@ -62,6 +113,10 @@ struct DTypeOf<bf16> {
 template <>
 struct DTypeOf<std::int32_t> {
   static constexpr DType value = DType::i32;
+};
+template <>
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
 };
 
 // Up to four dimensions, slowest first, all sizes 64-bit.

@@ -52,7 +52,8 @@ void transpose_from(const Tensor& x, const Tensor& y, std::int64_t first, std::i
 }  // namespace
 
 void transpose_range(const Tensor& x, const Tensor& y, std::int64_t first, std::int64_t last) {
-  if (x.rows() != y.cols() || x.cols() != y.rows() || x.dtype == DType::i32 || y.dtype == DType::i32)
+  if (x.rows() != y.cols() || x.cols() != y.rows() || x.dtype == DType::i32 || y.dtype == DType::i32 ||
+      x.dtype == DType::f16 || y.dtype == DType::f16)
     throw std::logic_error(fmt::format("transpose: cannot write {} {} transposed to {} {}", name_of(x.dtype),
                                        x.shape.str(), name_of(y.dtype), y.shape.str()));
   switch (x.dtype) {

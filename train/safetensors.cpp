@@ -208,6 +208,8 @@ StoredType stored_type_of(DType dtype) {
       return StoredType::bf16;
     case DType::i32:
       return StoredType::i32;
+    case DType::f16:
+      return StoredType::f16;
   }
   throw std::logic_error("stored_type_of: unknown dtype");
 }

@@ -58,6 +58,7 @@ std::size_t memory_limit() {
 
 int float_index(const Tensor& t, const char* kernel) {
   require(t.dtype != DType::i32, kernel, "i32 is not a float dtype");
+  require(t.dtype != DType::f16, kernel, "the CPU has no f16");
   return static_cast<int>(t.dtype);
 }
 
@@ -109,6 +110,8 @@ void CpuBackend::fill(const Tensor& x, double value) {
       return fill_with(threads_, x, bf16(static_cast<float>(value)));
     case DType::i32:
       return fill_with(threads_, x, static_cast<std::int32_t>(value));
+    case DType::f16:
+      require(false, "fill", "the CPU has no f16");
   }
 }
 

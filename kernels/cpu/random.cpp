@@ -83,7 +83,8 @@ void fill_any(int threads, const Fill& f, const Tensor& x) {
     case DType::bf16:
       return fill_all<bf16>(threads, f, x);
     case DType::i32:
-      require(false, "fill_uniform, fill_normal", "i32 is not a float dtype");
+    case DType::f16:
+      require(false, "fill_uniform, fill_normal", "the CPU fills f64, f32 and bf16");
   }
 }
 

@@ -70,6 +70,9 @@ class CudaBackend final : public Backend {
               const Tensor& c) override;
   // symmetric_product.cu
   void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) override;
+  void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
+                         const Tensor& c) override;
+  void add_identity(const Tensor& c, float factor) override;
   std::int64_t matrices_at_once(Shape matrix) const override;
 
   // activation.cu

@@ -107,6 +107,8 @@ void CudaBackend::fill(const Tensor& x, double value) {
       return fill_with(*this, x, static_cast<float>(value));
     case DType::bf16:
       return fill_with(*this, x, bf16(static_cast<float>(value)));
+    case DType::f16:
+      return fill_with(*this, x, f16(static_cast<float>(value)));
     case DType::i32:
       return fill_with(*this, x, static_cast<std::int32_t>(value));
   }

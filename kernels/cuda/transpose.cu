@@ -35,8 +35,8 @@ void CudaBackend::transpose(const Tensor& x, const Tensor& y) {
   const std::int64_t rows = x.rows(), cols = x.cols();
   if (x.numel() == 0) return;
   const std::int64_t tiles = ((rows + kTile - 1) / kTile) * ((cols + kTile - 1) / kTile);
-  with_compute(x, "transpose", [&](auto* from) {
-    with_compute(y, "transpose", [&](auto* to) {
+  with_iterated(x, "transpose", [&](auto* from) {
+    with_iterated(y, "transpose", [&](auto* to) {
       launch(stream_, {blocks_for(tiles, 16), dim3(kTile, kRows)},
              transpose_kernel<Element<decltype(from)>, Element<decltype(to)>>, from, to, rows, cols);
     });

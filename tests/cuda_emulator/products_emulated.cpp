@@ -12,12 +12,15 @@ namespace spectrain {
 namespace {
 
 float load(const void* p, DType dtype, std::int64_t i) {
-  return dtype == DType::bf16 ? static_cast<float>(static_cast<const bf16*>(p)[i])
-                              : static_cast<const float*>(p)[i];
+  return dtype == DType::bf16  ? static_cast<float>(static_cast<const bf16*>(p)[i])
+         : dtype == DType::f16 ? static_cast<float>(static_cast<const f16*>(p)[i])
+                               : static_cast<const float*>(p)[i];
 }
 void store(void* p, DType dtype, std::int64_t i, float x) {
   if (dtype == DType::bf16)
     static_cast<bf16*>(p)[i] = bf16(x);
+  else if (dtype == DType::f16)
+    static_cast<f16*>(p)[i] = f16(x);
   else
     static_cast<float*>(p)[i] = x;
 }

@@ -91,6 +91,13 @@ class DeviceAsHost final : public Backend {
                          const Tensor& x) override {
     call([&](Call& c) { device_->symmetric_product(c(a), alpha, c(d), beta, c(x)); });
   }
+  void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
+                         const Tensor& x) override {
+    call([&](Call& c) { device_->commuting_product(c(a), c(b), alpha, c(d), beta, c(x)); });
+  }
+  void add_identity(const Tensor& x, float factor) override {
+    call([&](Call& c) { device_->add_identity(c(x), factor); });
+  }
   std::int64_t matrices_at_once(Shape matrix) const override { return device_->matrices_at_once(matrix); }
 
   void activation(Activation act, const Tensor& x, const Tensor& y) override {

@@ -80,7 +80,10 @@ struct Twin {
 };
 
 inline double epsilon(DType dtype) {
-  return dtype == DType::bf16 ? 0x1p-7 : dtype == DType::f32 ? 0x1p-23 : 0x1p-52;
+  return dtype == DType::bf16  ? 0x1p-7
+         : dtype == DType::f16 ? 0x1p-10
+         : dtype == DType::f32 ? 0x1p-23
+                               : 0x1p-52;
 }
 
 inline double element(const Tensor& t, std::int64_t i) {
@@ -93,6 +96,8 @@ inline double element(const Tensor& t, std::int64_t i) {
       return static_cast<double>(static_cast<float>(t.as<bf16>()[i]));
     case DType::i32:
       return t.as<std::int32_t>()[i];
+    case DType::f16:
+      return static_cast<double>(static_cast<float>(t.as<f16>()[i]));
   }
   return std::numeric_limits<double>::quiet_NaN();
 }

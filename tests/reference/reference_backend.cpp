@@ -40,6 +40,8 @@ double get(const Tensor& x, std::int64_t i) {
       return static_cast<double>(static_cast<float>(x.as<bf16>()[i]));
     case DType::i32:
       return x.as<std::int32_t>()[i];
+    case DType::f16:
+      return static_cast<double>(static_cast<float>(x.as<f16>()[i]));
   }
   throw std::logic_error("unknown dtype");
 }
@@ -57,6 +59,9 @@ void put(const Tensor& x, std::int64_t i, double value) {
       return;
     case DType::i32:
       x.as<std::int32_t>()[i] = static_cast<std::int32_t>(value);
+      return;
+    case DType::f16:
+      x.as<f16>()[i] = f16(static_cast<float>(value));
       return;
   }
 }
