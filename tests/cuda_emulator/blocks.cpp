@@ -78,6 +78,11 @@ void release_block() {
 void run_thread(void* argument) {
   auto& t = *static_cast<Thread*>(argument);
   (*block.body)();
+  if (!t.lane.copies.empty()) {
+    std::fprintf(stderr, "emulated kernel: a thread ends and %d of its copies are still on their way\n",
+                 static_cast<int>(t.lane.copies.size()));
+    std::abort();
+  }
   // A thread that has ended is waited for by nobody.
   t.warp->alive &= ~(1u << t.lane.lane);
   --block.alive;
@@ -204,6 +209,24 @@ void gather(const void* own, std::size_t bytes, void* all) {
   std::memcpy(store.data() + static_cast<std::size_t>(t.lane.lane) * bytes, own, bytes);
   warp_barrier(kWholeWarp);
   std::memcpy(all, store.data(), kWarp * bytes);
+}
+
+void begin_copy(void* to, const void* from) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0)
+    throw std::logic_error("emulator: an asynchronous copy is not aligned to 16 bytes");
+  std::memset(to, 0xff, 16);
+  current->copies.push_back({to, from, current->groups});
+}
+void commit_copies() { ++current->groups; }
+void wait_for_copies(int open) {
+  std::erase_if(current->copies, [open](const Copy& c) {
+    if (c.group >= current->groups - open) return false;
+    if (c.from)
+      std::memcpy(c.to, c.from, 16);
+    else
+      std::memset(c.to, 0, 16);
+    return true;
+  });
 }
 
 void* dynamic_shared_memory() { return block.shared_begin; }

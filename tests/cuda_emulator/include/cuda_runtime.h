@@ -10,6 +10,7 @@
 #include <functional>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "cuda_runtime_api.h"
 
@@ -41,9 +42,16 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 namespace spectrain::emulator {
 
+struct Copy {  // to shared memory, not yet there
+  void* to;
+  const void* from;  // null: zeros
+  int group;
+};
 struct Lane {  // the fibre that runs
   dim3 thread, block, block_size, grid;
   int lane = 0;
+  std::vector<Copy> copies{};
+  int groups = 0;  // committed
 };
 extern Lane* current;
 
@@ -55,6 +63,11 @@ std::uint64_t exchange(unsigned mask, std::uint64_t value, int from);
 unsigned ballot(unsigned mask, bool vote);
 // Each lane of the whole warp gives `bytes` bytes; all[i] is what lane i gave.
 void gather(const void* own, std::size_t bytes, void* all);
+// 16 bytes from global to shared memory that arrive when the lane waits for their group; until then there
+// are NaNs in their place, so that neither may anybody have waited too little nor still need what was there.
+void begin_copy(void* to, const void* from);
+void commit_copies();
+void wait_for_copies(int open);  // all groups but the last `open`
 void* dynamic_shared_memory();
 std::size_t dynamic_shared_bytes();
 
