@@ -1,0 +1,204 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cudnn_plan.h"
+
+// Attention through cuDNN's fused kernels (cudnn_graph.h). A plan is made for each layout when it is met for
+// the first time (code is chosen and partly compiled: a tenth of a second or so) and kept.
+
+namespace spectrain {
+namespace {
+
+// The backward pass that gives the same result each time keeps dS in memory, 2 bytes for each pair of
+// positions of each head: as many sequences at a time as this holds. Sequences do not know of each other, so
+// their number changes no result; and one sequence of 1024 already is enough work for all multiprocessors.
+constexpr std::int64_t kWorkspaceWanted = std::int64_t{1} << 30;
+// Above it the own kernels, which need no such memory, are the better choice.
+constexpr std::int64_t kWorkspaceLimit = std::int64_t{8} << 30;
+
+std::int64_t sequences_at_once(const HeadLayout& l) {
+  const auto padded = [&l](std::int64_t to) { return (l.context + to - 1) / to * to; };
+  const std::int64_t each = 2 * l.heads * padded(64) * padded(128);
+  std::int64_t n = std::clamp<std::int64_t>(kWorkspaceWanted / each, 1, l.batch);
+  while (l.batch % n != 0) --n;
+  return n;
+}
+
+bool aligned(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0; }
+
+void* offset(const Tensor& x, std::int64_t elements) {
+  return static_cast<std::byte*>(x.data) + static_cast<std::size_t>(elements) * size_of(x.dtype);
+}
+
+class CudnnAttention final : public LibraryAttention {
+ public:
+  CudnnAttention(CudaBackend& backend, std::shared_ptr<const Cudnn> cudnn)
+      : backend_(backend), cudnn_(std::move(cudnn)) {
+    // Older versions want the lowest number, which exp() also turns into zero.
+    minus_infinity_ = cudnn_->version >= 91000 ? -std::numeric_limits<float>::infinity()
+                                               : std::numeric_limits<float>::lowest();
+    try {
+      cudnn_->check(cudnn_->create(&handle_), "starting");
+      cudnn_->check(cudnn_->set_stream(handle_, backend.stream()), "taking a stream");
+    } catch (const CudnnError& e) {
+      broken_ = e.what();
+    }
+  }
+  ~CudnnAttention() override {
+    entries_.clear();
+    if (handle_ != nullptr) cudnn_->destroy(handle_);
+  }
+  CudnnAttention(const CudnnAttention&) = delete;
+  CudnnAttention& operator=(const CudnnAttention&) = delete;
+
+  bool forward(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
+               const Tensor& lse) override {
+    Entry* const entry = ready(AttentionPass::forward, layout, {&qkv, &out});
+    if (entry == nullptr) return false;
+    void* const rows = lse ? lse.data : scratch_rows(layout);
+    float factor = static_cast<float>(scale);
+    using T = AttentionTensor;
+    const std::array<std::pair<T, void*>, 7> bindings = {{{T::q, qkv.data},
+                                                          {T::k, key_of(layout, qkv, 0)},
+                                                          {T::v, value_of(layout, qkv, 0)},
+                                                          {T::out, out.data},
+                                                          {T::lse, rows},
+                                                          {T::scale, &factor},
+                                                          {T::minus_infinity, &minus_infinity_}}};
+    entry->plan->run(handle_, bindings, entry->workspace_pointer());
+    return true;
+  }
+
+  bool backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
+                const Tensor& out, const Tensor& lse, const Tensor& dqkv) override {
+    Entry* const entry = ready(AttentionPass::backward, layout, {&dout, &qkv, &out, &dqkv});
+    if (entry == nullptr) return false;
+    float factor = static_cast<float>(scale), one = 1;
+    using T = AttentionTensor;
+    for (std::int64_t first = 0; first < layout.batch; first += entry->sequences) {
+      const std::int64_t row = first * layout.context;
+      const std::array<std::pair<T, void*>, 13> bindings = {{{T::q, offset(qkv, row * layout.packed())},
+                                                             {T::k, key_of(layout, qkv, row)},
+                                                             {T::v, value_of(layout, qkv, row)},
+                                                             {T::out, offset(out, row * layout.width())},
+                                                             {T::dout, offset(dout, row * layout.width())},
+                                                             {T::lse, offset(lse, row * layout.heads)},
+                                                             {T::dq, offset(dqkv, row * layout.packed())},
+                                                             {T::dk, key_of(layout, dqkv, row)},
+                                                             {T::dv, value_of(layout, dqkv, row)},
+                                                             {T::out_dot, scratch_rows(layout)},
+                                                             {T::scale, &factor},
+                                                             {T::one, &one},
+                                                             {T::minus_infinity, &minus_infinity_}}};
+      entry->plan->run(handle_, bindings, entry->workspace_pointer());
+    }
+    return true;
+  }
+
+  std::string why_not() const override { return why_not_; }
+  std::string description() const override { return "cuDNN " + cudnn_->version_text(); }
+
+ private:
+  struct Entry {
+    AttentionPass pass;
+    HeadLayout layout;
+    std::int64_t sequences = 0;  // in one run of the plan
+    std::unique_ptr<AttentionPlan> plan;
+    std::unique_ptr<Buffer> workspace;  // of its own: graphs that were recorded point to it
+    std::string why_not;                // empty: the plan can be run
+
+    void* workspace_pointer() const { return workspace ? workspace->data() : nullptr; }
+  };
+
+  static void* key_of(const HeadLayout& l, const Tensor& packed, std::int64_t row) {
+    return offset(packed, row * l.packed() + l.width());
+  }
+  static void* value_of(const HeadLayout& l, const Tensor& packed, std::int64_t row) {
+    return offset(packed, row * l.packed() + l.width() + l.kv_heads * l.head_dim);
+  }
+  void* scratch_rows(const HeadLayout& l) {
+    return backend_.scratch(static_cast<std::size_t>(l.rows() * l.heads) * sizeof(float));
+  }
+
+  bool refuse(std::string reason) {
+    why_not_ = std::move(reason);
+    return false;
+  }
+  bool suits(const HeadLayout& l, std::initializer_list<const Tensor*> tensors) {
+    if (!broken_.empty()) return refuse(broken_);
+    for (const Tensor* const x : tensors) {
+      if (x->dtype != DType::bf16)
+        return refuse(fmt::format("cuDNN's attention is for bf16, not {}", name_of(x->dtype)));
+      if (!aligned(*x)) return refuse("cuDNN's attention needs tensors aligned to 16 bytes");
+    }
+    if (l.head_dim % 8 != 0 || l.head_dim > 128)
+      return refuse(fmt::format("cuDNN's attention is for head_dim 8, 16, ... 128, not {}", l.head_dim));
+    return true;
+  }
+
+  // The plan for a layout, made when it is not there yet; null: why_not_ says why.
+  Entry* ready(AttentionPass pass, const HeadLayout& layout, std::initializer_list<const Tensor*> tensors) {
+    if (!suits(layout, tensors)) return nullptr;
+    Entry& entry = find(pass, layout);
+    if (entry.why_not.empty()) return &entry;
+    why_not_ = entry.why_not;
+    return nullptr;
+  }
+  Entry& find(AttentionPass pass, const HeadLayout& layout) {
+    for (const auto& entry : entries_)
+      if (entry->pass == pass && entry->layout == layout) return *entry;
+    if (backend_.recording())
+      throw std::logic_error("recorded work asks for an attention that did not run before it was recorded");
+    auto entry = std::make_unique<Entry>();
+    entry->pass = pass;
+    entry->layout = layout;
+    try {
+      make_plan(*entry);
+    } catch (const Error& e) {  // no kernel for it, or no room for its workspace
+      entry->why_not = e.what();
+      entry->plan.reset();
+    }
+    entries_.push_back(std::move(entry));
+    return *entries_.back();
+  }
+  void make_plan(Entry& entry) {
+    // Up to 9.15 the backward pass reads keys behind the last one of such a sequence.
+    if (entry.pass == AttentionPass::backward && cudnn_->version <= 91500 && entry.layout.context % 128 != 0)
+      throw Error(fmt::format(
+          "{} computes the gradient of contexts that are multiples of 128 only, and this one is {}",
+          description(), entry.layout.context));
+    HeadLayout part = entry.layout;
+    if (entry.pass == AttentionPass::backward) part.batch = sequences_at_once(entry.layout);
+    entry.sequences = part.batch;
+    entry.plan = std::make_unique<AttentionPlan>(cudnn_, entry.pass, part, CudnnDevice{handle_, nullptr});
+    const std::int64_t bytes = entry.plan->workspace_bytes();
+    if (bytes > kWorkspaceLimit)
+      throw Error(fmt::format("{} asks for {:.1f} GB of workspace for a context of {}", description(),
+                              static_cast<double>(bytes) / 1e9, entry.layout.context));
+    if (bytes > 0)
+      entry.workspace =
+          backend_.allocate(static_cast<std::size_t>(bytes), "the workspace of cuDNN's attention");
+  }
+
+  CudaBackend& backend_;
+  std::shared_ptr<const Cudnn> cudnn_;
+  cudnnHandle_t handle_ = nullptr;
+  float minus_infinity_;
+  std::string broken_, why_not_;
+  std::vector<std::unique_ptr<Entry>> entries_;
+};
+
+}  // namespace
+
+std::unique_ptr<LibraryAttention> make_library_attention(CudaBackend& backend) {
+  std::string why_not;
+  std::shared_ptr<const Cudnn> cudnn = open_cudnn(why_not);
+  if (!cudnn) return nullptr;
+  return std::make_unique<CudnnAttention>(backend, std::move(cudnn));
+}
+
+}  // namespace spectrain
