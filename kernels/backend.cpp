@@ -70,7 +70,11 @@ void MatrixKernels::add_identity(const Tensor& batch, float factor) {
 void Backend::normalize(const Tensor& x, double safety, const Tensor& y) {
   for_each_matrix(x, [&](const Tensor& from, std::int64_t i) {
     const double norm = std::sqrt(std::max(sum_of_squares(from), 1e-30));
-    axpby(1 / (safety * norm), from, 0, y.shape.rank() == 3 ? y.matrix(i) : y);
+    const Tensor to = y.shape.rank() == 3 ? y.matrix(i) : y;
+    if (to.dtype == from.dtype)
+      scale(from, 1 / (safety * norm), to);
+    else
+      axpby(1 / (safety * norm), from, 0, to);
   });
 }
 

@@ -1,7 +1,6 @@
 #include "kernels/cpu/isa/update.h"
 
-#include <cmath>
-
+#include "kernels/adamw_factors.h"
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/isa/convert.h"
@@ -24,18 +23,7 @@ void CpuBackend::adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, con
   require(s.step >= 1, "adamw", "steps count from 1");
   float *pw = w.as<float>(), *pm = m.as<float>(), *pv = v.as<float>();
   const float* pg = g.as<float>();
-  // Every factor is rounded once, from double: 1 - beta^step cancels in float.
-  const double t = static_cast<double>(s.step);
-  AdamWFactors f;
-  f.gradient_scale = static_cast<float>(s.gradient_scale);
-  f.beta1 = static_cast<float>(s.beta1);
-  f.rest1 = static_cast<float>(1 - s.beta1);
-  f.beta2 = static_cast<float>(s.beta2);
-  f.rest2 = static_cast<float>(1 - s.beta2);
-  f.decay = static_cast<float>(s.lr * s.weight_decay);
-  f.step = static_cast<float>(s.lr / (1 - std::pow(s.beta1, t)));
-  f.root = static_cast<float>(1 / std::sqrt(1 - std::pow(s.beta2, t)));
-  f.eps = static_cast<float>(s.eps);
+  const AdamWFactors f = adamw_factors(s);
   const auto kernel = SPECTRAIN_ISA_SELECT(update_table).adamw;
   parallel_ranges(threads_, w.numel(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
     kernel(f, pw + begin, pg + begin, pm + begin, pv + begin, end - begin);
@@ -60,21 +48,19 @@ void CpuBackend::apply_update(const Tensor& w, double keep, double step, const T
   require_compute(u, "apply_update", "u");
   require(u.numel() == w.numel(), "apply_update", "w and u have different numbers of elements");
   float* pw = w.as<float>();
-  // keep is nearly 1 in training, and as a float would lose up to a tenth of a decay of 1e-6; the decay
-  // itself loses nothing. Far from 1 the direct form is the exact one.
-  const bool nearly_one = std::abs(1 - keep) < 0.5;
+  const KeepFactor k = keep_factor(keep);
   const auto& table = SPECTRAIN_ISA_SELECT(update_table);
-  const auto kernel = nearly_one ? table.shrink_and_step[u.dtype == DType::bf16]
-                                 : table.keep_and_step[u.dtype == DType::bf16];
-  const float factor = static_cast<float>(nearly_one ? 1 - keep : keep);
+  const auto kernel =
+      k.shrinks ? table.shrink_and_step[u.dtype == DType::bf16] : table.keep_and_step[u.dtype == DType::bf16];
   parallel_ranges(threads_, w.numel(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
-    kernel(pw + begin, factor, static_cast<float>(step), at(u, begin), end - begin);
+    kernel(pw + begin, k.factor, static_cast<float>(step), at(u, begin), end - begin);
   });
 }
 
 void CpuBackend::axpby(double a, const Tensor& x, double b, const Tensor& y) {
   require(x.numel() == y.numel(), "axpby", "x and y have different numbers of elements");
   require(x.dtype != DType::i32 && y.dtype != DType::i32, "axpby", "i32 is not a float dtype");
+  require(x.dtype != DType::f16 && y.dtype != DType::f16, "axpby", "the CPU has no f16");
   const auto kernel = SPECTRAIN_ISA_SELECT(convert_table)
                           .axpby[static_cast<std::size_t>(x.dtype)][static_cast<std::size_t>(y.dtype)];
   parallel_ranges(threads_, y.numel(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {

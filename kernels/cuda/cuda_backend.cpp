@@ -23,6 +23,7 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
   check_cuda(cudaGetDeviceProperties(&properties, options.device), "asking for the device's properties");
   multiprocessors_ = properties.multiProcessorCount;
   capability_ = 10 * properties.major + properties.minor;
+  if (options.most_capability > 0) capability_ = std::min(capability_, options.most_capability);
   shared_limit_ = properties.sharedMemPerBlockOptin;
   total_memory_ = properties.totalGlobalMem;
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");

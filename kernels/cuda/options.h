@@ -9,6 +9,8 @@ struct CudaOptions {
   // At most so many thread blocks in a launch whose kernel can loop; 0: as many as fill the device. Tests set
   // it so that kernels meet their loops on small tensors.
   int max_blocks = 0;
+  // As if the device had no more than this compute capability (80: no kernels for Hopper); 0: as it is.
+  int most_capability = 0;
   bool cudnn = true;       // attention through cuDNN where it is found and has a kernel for the shape
   std::string plan_cache;  // a file that keeps the algorithms chosen for matrix products; empty: none is kept
 };

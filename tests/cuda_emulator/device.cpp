@@ -123,7 +123,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {};
   std::strcpy(p->name, "emulated GPU");
   p->totalGlobalMem = device().memory;
-  p->major = 8;
+  p->major = 9;
   p->multiProcessorCount = 4;
   p->sharedMemPerBlockOptin = 232448 - 1024;
   p->l2CacheSize = 50 << 20;
