@@ -114,7 +114,7 @@ TEST_P(ActivationTest, RefusesWhatItDoesNotSupport) {
   EXPECT_THROW(cpu().activation(Activation::gelu, x.exact, x.exact), std::logic_error);
 }
 
-SPECTRAIN_KERNEL_TEST(ActivationTest);
+SPECTRAIN_KERNEL_TEST_ALL(ActivationTest);
 
 }  // namespace
 }  // namespace spectrain

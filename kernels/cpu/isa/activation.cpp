@@ -1,6 +1,6 @@
 #include "kernels/cpu/isa/activation.h"
 
-#include "kernels/cpu/isa/activation_math.h"
+#include "kernels/cpu/isa/vector_formulas.h"
 
 // Every loop says `omp simd`: the pointers may be equal (in place) but never overlap otherwise, which the
 // compiler cannot know.
@@ -19,8 +19,6 @@ void forward(const void* x_, void* y_, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) store(y + i, F(load(x + i)));
 }
 
-inline float slope_none(float) { return 1.0f; }
-
 template <class T, Scalar Slope>
 void backward(const void* dy_, const void* saved_, void* dx_, std::int64_t n) {
   const T *dy = static_cast<const T*>(dy_), *saved = static_cast<const T*>(saved_);
@@ -35,7 +33,7 @@ void swiglu(const void* x_, void* y_, std::int64_t rows, std::int64_t width) {
     const T *gate = static_cast<const T*>(x_) + r * 2 * width, *up = gate + width;
     T* y = static_cast<T*>(y_) + r * width;
 #pragma omp simd
-    for (std::int64_t i = 0; i < width; ++i) store(y + i, silu(load(gate + i)) * load(up + i));
+    for (std::int64_t i = 0; i < width; ++i) store(y + i, silu<VectorMath>(load(gate + i)) * load(up + i));
   }
 }
 
@@ -48,9 +46,9 @@ void swiglu_backward(const void* dy_, const void* x_, void* dx_, std::int64_t ro
 #pragma omp simd
     for (std::int64_t i = 0; i < width; ++i) {
       const float d = load(dy + i), g = load(gate + i), u = load(up + i);
-      const float e = exp_fast(-g), s = 1.0f / (1.0f + e);
-      store(dgate + i, d * u * (s + g * s * (e * s)));
-      store(dup + i, d * g * s);
+      const SigmoidAndSlope s = sigmoid_and_slope<VectorMath>(g);
+      store(dgate + i, d * u * s.silu_slope);
+      store(dup + i, d * g * s.sigmoid);
     }
   }
 }
@@ -74,14 +72,14 @@ void scale(const void* x_, float factor, void* y_, std::int64_t n) {
 }  // namespace
 
 const ActivationTable activation_table = {
-    {{forward<float, activate_none>, forward<float, activate_gelu>, forward<float, activate_gelu_tanh>,
-      forward<float, activate_relu2>},
-     {forward<u16, activate_none>, forward<u16, activate_gelu>, forward<u16, activate_gelu_tanh>,
-      forward<u16, activate_relu2>}},
-    {{backward<float, slope_none>, backward<float, slope_gelu>, backward<float, slope_gelu_tanh>,
-      backward<float, slope_relu2>},
-     {backward<u16, slope_none>, backward<u16, slope_gelu>, backward<u16, slope_gelu_tanh>,
-      backward<u16, slope_relu2>}},
+    {{forward<float, activate_none<VectorMath>>, forward<float, activate_gelu<VectorMath>>,
+      forward<float, activate_gelu_tanh<VectorMath>>, forward<float, activate_relu2<VectorMath>>},
+     {forward<u16, activate_none<VectorMath>>, forward<u16, activate_gelu<VectorMath>>,
+      forward<u16, activate_gelu_tanh<VectorMath>>, forward<u16, activate_relu2<VectorMath>>}},
+    {{backward<float, slope_none<VectorMath>>, backward<float, slope_gelu<VectorMath>>,
+      backward<float, slope_gelu_tanh<VectorMath>>, backward<float, slope_relu2<VectorMath>>},
+     {backward<u16, slope_none<VectorMath>>, backward<u16, slope_gelu<VectorMath>>,
+      backward<u16, slope_gelu_tanh<VectorMath>>, backward<u16, slope_relu2<VectorMath>>}},
     {swiglu<float>, swiglu<u16>},
     {swiglu_backward<float>, swiglu_backward<u16>},
     {add<float>, add<u16>},

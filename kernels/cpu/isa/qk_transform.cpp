@@ -1,6 +1,6 @@
 #include "kernels/cpu/isa/qk_transform.h"
 
-#include "kernels/cpu/isa/vector_math.h"
+#include "kernels/cpu/isa/vector_formulas.h"
 
 namespace spectrain::SPECTRAIN_ISA {
 namespace {
@@ -16,14 +16,18 @@ void rotate(const QkTransformArgs& a, std::int64_t t, float turn, float factor, 
   if (a.interleaved) {
     for (std::int64_t i = 0; i < half; ++i) {
       const float c = factor * cosine[i], s = factor * turn * sine[i];
-      store(y + 2 * i, x[2 * i] * c - x[2 * i + 1] * s);
-      store(y + 2 * i + 1, x[2 * i] * s + x[2 * i + 1] * c);
+      float first = x[2 * i], second = x[2 * i + 1];
+      rotate_pair<VectorMath>(first, second, c, s);
+      store(y + 2 * i, first);
+      store(y + 2 * i + 1, second);
     }
   } else {
     for (std::int64_t i = 0; i < half; ++i) {
       const float c = factor * cosine[i], s = factor * turn * sine[i];
-      store(y + i, x[i] * c - x[i + half] * s);
-      store(y + i + half, x[i] * s + x[i + half] * c);
+      float first = x[i], second = x[i + half];
+      rotate_pair<VectorMath>(first, second, c, s);
+      store(y + i, first);
+      store(y + i + half, second);
     }
   }
 }
