@@ -106,7 +106,7 @@ TEST_P(NormTest, RefusesABackwardPassWithoutStatistics) {
       std::logic_error);
 }
 
-SPECTRAIN_KERNEL_TEST(NormTest);
+SPECTRAIN_KERNEL_TEST_ALL(NormTest);
 
 }  // namespace
 }  // namespace spectrain
