@@ -175,14 +175,12 @@ struct Program::Impl {
           }
   }
 
-  void play_all() {
-    for (Step& s : steps) {
-      if (hooks.before_use)
-        for (const std::size_t i : s.first_uses) hooks.before_use(i);
-      play(s);
-      if (hooks.gradient_done)
-        for (const std::size_t i : s.completes) hooks.gradient_done(i);
-    }
+  void play_with_hooks(Step& s) {
+    if (hooks.before_use)
+      for (const std::size_t i : s.first_uses) hooks.before_use(i);
+    play(s);
+    if (hooks.gradient_done)
+      for (const std::size_t i : s.completes) hooks.gradient_done(i);
   }
 
   void play(Step& s) {
@@ -229,6 +227,41 @@ struct Program::Impl {
   std::map<std::string, Tensor, std::less<>> inputs;
   std::vector<Step> steps;
   Tensor result_tensor;
+  // A kind of pass, and what was recorded of it.
+  struct Recorded {
+    bool ran = false, recordable = true;
+    double gradient_scale = 0;
+    std::unique_ptr<Replay> replay;
+  };
+  enum PassKind { evaluation, overwriting, accumulating };
+  Recorded recorded[3];
+
+  void play_all() {
+    for (Step& s : steps) play_with_hooks(s);
+  }
+
+  // Runs `pass`, or replays what was recorded of it. Its numbers are part of a recording.
+  template <class Pass>
+  void run(PassKind kind, double gradient_scale, const Pass& pass) {
+    Recorded& r = recorded[kind];
+    if (hooks.before_use || hooks.gradient_done || !r.recordable) return pass();
+    if (r.gradient_scale != gradient_scale) r = Recorded{};
+    r.gradient_scale = gradient_scale;
+    if (!r.ran) {
+      // What a backend chooses or allocates at the first use of a shape belongs into no recording.
+      r.ran = true;
+      return pass();
+    }
+    if (!r.replay) {
+      r.replay = backend.record(pass);
+      if (!r.replay) {
+        r.recordable = false;
+        return pass();
+      }
+    }
+    r.replay->run();
+  }
+
   std::vector<std::string> names;  // of the values each step makes, for messages
   double last_scale = 1;
   ProgramHooks hooks;
@@ -269,15 +302,19 @@ void Program::set_hooks(ProgramHooks hooks) { impl_->hooks = std::move(hooks); }
 void Program::forward() {
   if (impl_->options.training)
     throw std::logic_error("a training program runs forward_backward(); make another one for evaluation");
-  impl_->play_all();
+  impl_->run(Impl::evaluation, 0, [this] { impl_->play_all(); });
 }
 
 void Program::forward_backward(double gradient_scale, bool accumulate) {
   if (!impl_->options.training) throw std::logic_error("this program was made for evaluation only");
   impl_->last_scale = gradient_scale;
-  impl_->begin_pass(gradient_scale, accumulate);
-  impl_->play_all();
+  impl_->run(accumulate ? Impl::accumulating : Impl::overwriting, gradient_scale, [&] {
+    impl_->begin_pass(gradient_scale, accumulate);
+    impl_->play_all();
+  });
 }
+
+void Program::add_result_to(const Tensor& total) { impl_->backend.add_sum(impl_->result_tensor, total); }
 
 Tensor Program::result() const { return impl_->result_tensor; }
 

@@ -102,7 +102,11 @@ class Program {
   // (first micro-batch), added otherwise.
   void forward_backward(double gradient_scale, bool accumulate);
 
-  Tensor result() const;  // the recorded value, after forward() or forward_backward()
+  // A backend that can record work (kernels/backend.h, record()) does a pass of a kind in the ordinary way
+  // the first time, and replays it from the second on; with hooks, which are called in between, never.
+
+  Tensor result() const;                    // the recorded value, after forward() or forward_backward()
+  void add_result_to(const Tensor& total);  // total [1] f64 += the sum of its elements; nobody waits
   std::vector<double> host_result() const;
   // One forward_backward() (forward() of an evaluation program) with the time of each operation, by kind and
   // direction ("linear", "linear backward"), longest first. `now` gives seconds.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "kernels/error.h"
 #include "model/plan.h"
 #include "optim/bucket_traffic.h"
@@ -44,7 +46,7 @@ ShardPlan shard_plan_of(const Tape& tape, const OptimizerConfig& config, DType c
 struct DistributedOptimizer::Impl {
   Impl(Backend& b, Parameters& p, const OptimizerConfig& config, Collectives& c, const DistributedOptions& o)
       : backend(b), parameters(p), collectives(c), mode(o.sharding) {
-    scalars = backend.allocate(kMostSums * sizeof(double), "sums over ranks");
+    scalars = backend.allocate((kMostSums + 3) * sizeof(double), "sums over ranks");
     if (collectives.ranks() > 1 && mode == Sharding::owners)
       share(config, o.bucket_bytes);
     else
@@ -81,12 +83,8 @@ struct DistributedOptimizer::Impl {
     reduced[i] = 1;
   }
 
-  void add_over_ranks(std::span<double> values) {
-    if (collectives.ranks() == 1) return;
-    const Tensor x = scalars->view(DType::f64, {static_cast<std::int64_t>(values.size())});
-    backend.copy_from_host(x, values.data());
-    collectives.wait(collectives.all_reduce(x, Reduce::sum, "the gradient's norm"));
-    backend.copy_to_host(values.data(), x);
+  Tensor entries(std::int64_t first, std::int64_t count) const {
+    return scalars->view(DType::f64, {count}, static_cast<std::size_t>(first) * sizeof(double));
   }
 
   static constexpr std::size_t kMostSums = 8;
@@ -147,11 +145,13 @@ void DistributedOptimizer::release_gradients() {
   if (m.traffic) m.traffic->begin();
 }
 
-StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, std::span<double> sums) {
+StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const Tensor& loss_sum,
+                                      std::span<double> sums, StepSums& losses) {
   Impl& m = *impl_;
-  if (sums.size() + 1 > Impl::kMostSums) throw std::logic_error("DistributedOptimizer::step: too many sums");
+  if (sums.size() > Impl::kMostSums) throw std::logic_error("DistributedOptimizer::step: too many sums");
   m.releasing = false;
-  if (m.collectives.ranks() > 1) {
+  const bool several = m.collectives.ranks() > 1;
+  if (several) {
     if (m.traffic) {
       m.traffic->finish_gradients();
     } else {
@@ -160,13 +160,27 @@ StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, std::
       for (const Event e : m.pending_replicas) m.collectives.wait(e);
     }
   }
-  const double own = m.optimizer->gradient_squares();
-  std::vector<double> all(1, own);
-  all.insert(all.end(), sums.begin(), sums.end());
-  m.add_over_ranks(all);
-  std::copy(all.begin() + 1, all.end(), sums.begin());
-  // Replicas have the whole gradient already.
-  const StepReport report = m.optimizer->update(step, lr_factor, m.traffic ? all[0] : own);
+  // In one message, and read by the host at one time: squares, loss, the caller's sums; this rank's loss.
+  enum { kSquares, kLoss, kSums };
+  const auto count = static_cast<std::int64_t>(kSums + sums.size());
+  const Tensor all = m.scalars->view(DType::f64, {count + 1}), added = m.entries(0, count);
+  m.backend.fill(m.entries(kSquares, 1), 0);
+  m.optimizer->add_gradient_squares(m.entries(kSquares, 1));
+  if (several && !m.traffic && m.collectives.rank() > 0)
+    m.backend.fill(m.entries(kSquares, 1), 0);  // replicas have the whole gradient already, each of them
+  m.backend.copy(loss_sum, m.entries(kLoss, 1));
+  m.backend.copy(loss_sum, m.entries(count, 1));
+  if (!sums.empty())
+    m.backend.copy_from_host(m.entries(kSums, static_cast<std::int64_t>(sums.size())), sums.data());
+  if (several) m.collectives.wait(m.collectives.all_reduce(added, Reduce::sum, "the gradient's norm"));
+  double values[kSums + Impl::kMostSums + 1];
+  m.backend.copy_to_host(values, all);
+  std::copy(values + kSums, values + count, sums.begin());
+  losses = {values[count], values[kLoss]};
+
+  StepReport report{std::sqrt(values[kSquares]), false};
+  if (!std::isfinite(losses.loss)) return report;
+  report = m.optimizer->update(step, lr_factor, values[kSquares]);
   if (!report.finite) return report;
   if (m.traffic)
     m.traffic->send_weights();

@@ -47,9 +47,17 @@ class DistributedOptimizer {
 
   // Before the last micro-batch of a step: gradients that it completes may leave.
   void release_gradients();
-  // After it. sums: added over ranks with the same message as the squares of the gradient (a loss, a vote).
-  // Throws PeerFailure.
-  StepReport step(std::int64_t step, double lr_factor, std::span<double> sums);
+  // After it. The loss (loss_sum [1] f64, in the backend's memory) and what the caller puts into `sums`
+  // (votes) are added over ranks with the same message as the squares of the gradient; loss and sums are here
+  // on return. The host waits for the device once, between the backward pass and the update: what it then
+  // knows decides whether there is an update. Nothing is updated where the gradient or the loss is not
+  // finite. Throws PeerFailure.
+  struct StepSums {
+    double own_loss = 0;  // this rank's
+    double loss = 0;      // of all ranks
+  };
+  StepReport step(std::int64_t step, double lr_factor, const Tensor& loss_sum, std::span<double> sums,
+                  StepSums& losses);
   // Until all weights are those of the last step.
   void finish_weights();
   // Throws Error naming the first tensor that is not the same on all ranks, and the ranks. Waits for weights.

@@ -40,11 +40,13 @@ struct Optimizer::Impl {
   std::vector<std::vector<Part>> parts;  // by group
   std::vector<Tensor> gradients;         // what the norm is over: every trained element once
   std::vector<StateTensor> state;
+  std::unique_ptr<Buffer> total;  // of the squares, for step()
 
   Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
        std::span<const Tensor> gradient_tensors, double clip_to)
       : backend(b), clip(clip_to), plan(std::move(p)) {
     const DType master = b.master();
+    total = b.allocate(sizeof(double), "the gradient's norm");
     const StateLayout layout = layout_state(plan, pieces, master);
     if (layout.bytes > 0) {
       memory = b.allocate(layout.bytes, "optimizer state");
@@ -99,10 +101,8 @@ Optimizer::Optimizer(Backend& backend, std::vector<ParameterView> parameters, Op
 
 Optimizer::~Optimizer() = default;
 
-double Optimizer::gradient_squares() const {
-  double squares = 0;
-  for (const Tensor& g : impl_->gradients) squares += impl_->backend.sum_of_squares(g);
-  return squares;
+void Optimizer::add_gradient_squares(const Tensor& total) const {
+  impl_->backend.add_squares(impl_->gradients, total);
 }
 
 StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares) {
@@ -123,7 +123,12 @@ StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares
 }
 
 StepReport Optimizer::step(std::int64_t step, double lr_factor) {
-  return update(step, lr_factor, gradient_squares());
+  const Tensor total = impl_->total->view(DType::f64, {1});
+  impl_->backend.fill(total, 0);
+  add_gradient_squares(total);
+  double squares = 0;
+  impl_->backend.copy_to_host(&squares, total);
+  return update(step, lr_factor, squares);
 }
 
 std::vector<StateTensor> Optimizer::state() const { return impl_->state; }
@@ -150,7 +155,7 @@ std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, co
 
 std::size_t Optimizer::workspace_bytes(std::span<const ParameterInfo> parameters,
                                        const OptimizerConfig& config, DType master) {
-  return plan_groups(pointers(parameters), config, master).workspace_bytes;
+  return plan_groups(pointers(parameters), config, master).workspace_bytes + sizeof(double);
 }
 
 }  // namespace spectrain

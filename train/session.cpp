@@ -14,13 +14,13 @@ RunConfig with_resolved_model(RunConfig config) {
 }
 
 std::unique_ptr<Backend> make_backend(const ComputeSection& compute) {
-  if (compute.device == Device::cuda) {
-    const CudaListing cuda = list_cuda_devices();
-    throw RequestError(
-        fmt::format("compute.device is cuda, but {}this version trains on the CPU only; use --device cpu",
-                    cuda.reason.empty() ? "" : cuda.reason + ", and "));
+  if (compute.device != Device::cpu) {
+    std::string reason;
+    std::unique_ptr<Backend> cuda = make_cuda_backend({}, reason);
+    if (cuda) return cuda;
+    if (compute.device == Device::cuda)
+      throw RequestError(fmt::format("compute.device is cuda, but {}; use --device cpu", reason));
   }
-  // auto: the CPU, until there is a backend for what the listing finds.
   return make_cpu_backend({compute.threads, true});
 }
 
@@ -87,7 +87,9 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
   const std::int64_t sequences = std::min(wanted, validation.windows());
   Program& program = session.evaluation();
   std::vector<std::int32_t> inputs(static_cast<std::size_t>(batch * context)), targets(inputs.size());
-  double sum = 0;
+  const auto memory = session.backend().allocate(sizeof(double), "the validation loss");
+  const Tensor total = memory->view(DType::f64, {1});
+  session.backend().fill(total, 0);
   const std::int64_t rank = collectives ? collectives->rank() : 0,
                      ranks = collectives ? collectives->ranks() : 1;
   for (std::int64_t first = rank * batch; first < sequences; first += ranks * batch) {
@@ -99,15 +101,11 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
     program.set_input("tokens", inputs);
     program.set_input("targets", targets);
     program.forward();
-    for (const double loss : program.host_result()) sum += loss;
+    program.add_result_to(total);
   }
-  if (ranks > 1) {
-    const auto memory = session.backend().allocate(sizeof sum, "the validation loss");
-    const Tensor x = memory->view(DType::f64, {1});
-    session.backend().copy_from_host(x, &sum);
-    collectives->wait(collectives->all_reduce(x, Reduce::sum, "the validation loss"));
-    session.backend().copy_to_host(&sum, x);
-  }
+  if (ranks > 1) collectives->wait(collectives->all_reduce(total, Reduce::sum, "the validation loss"));
+  double sum = 0;
+  session.backend().copy_to_host(&sum, total);
   const std::int64_t predicted = sequences * context;
   return {sum / static_cast<double>(predicted), predicted};
 }

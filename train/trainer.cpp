@@ -50,6 +50,7 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
   optimizer_ = std::make_unique<DistributedOptimizer>(*backend_, session_->parameters(), config_.optimizer,
                                                       collectives_, options);
   session_->set_hooks(optimizer_->hooks());  // all memory is taken now, not an hour into the run
+  loss_memory_ = backend_->allocate(sizeof(double), "the loss of a step");
   optimizer_->initialize(config_.run.seed);
   const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
   tokens_.resize(micro_tokens);
@@ -186,6 +187,7 @@ std::string Trainer::what_is_saved() const {
 }
 
 void Trainer::validate(std::int64_t step) {
+  settle();
   const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_);
   if (!std::isfinite(e.loss))
     throw Error(fmt::format("step {}: the validation loss is {}; the first value that went bad is {}. {}",
@@ -196,11 +198,11 @@ void Trainer::validate(std::int64_t step) {
   if (first()) metrics_->write(line);
 }
 
-double Trainer::forward_backward(std::int64_t step) {
+void Trainer::forward_backward(std::int64_t step) {
   const std::int64_t sequences = session_->micro_batch(), micros = micro_batches();
   const std::int64_t begin = collectives_.rank() * micros * sequences;  // of this rank's stretch of the step
   const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
-  double sum = 0;
+  backend_->fill(loss_sum(), 0);
   for (std::int64_t micro = 0; micro < micros; ++micro) {
     data_->read(step, begin + micro * sequences, sequences, tokens_, targets_);
     if (micro + 1 < micros)
@@ -211,26 +213,34 @@ double Trainer::forward_backward(std::int64_t step) {
     session_->training().set_input("targets", targets_);
     if (micro + 1 == micros) optimizer_->release_gradients();
     session_->training().forward_backward(scale, micro > 0);
-    double loss = 0;
-    for (const double l : session_->training().host_result()) loss += l;
-    if (!std::isfinite(loss))
-      throw Error(fmt::format("step {}: the training loss is {}; the first value that went bad is {}. {}",
-                              step + 1, loss, session_->training().first_nonfinite(), what_is_saved()));
-    sum += loss;
+    session_->training().add_result_to(loss_sum());
   }
-  return sum * scale;
+}
+
+// A loss that is no number: whose it is ends the run, for all.
+void Trainer::check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses) {
+  if (std::isfinite(losses.loss)) return;
+  if (std::isfinite(losses.own_loss)) together("the losses of a step");  // until the one it was has said so
+  std::string where = session_->training().first_nonfinite();
+  // Only the newest micro-batch is there to be looked at.
+  where =
+      where.empty() ? "in an earlier micro-batch of the step" : "the first value that went bad is " + where;
+  throw Error(
+      fmt::format("step {}: the training loss is {}; {}. {}", step, losses.own_loss, where, what_is_saved()));
 }
 
 void Trainer::train_step(std::int64_t step) {
   const double before = clock_.seconds();
   const Traffic begin = collectives_.traffic();
   clock_.start();
-  double sums[] = {forward_backward(step), InterruptGuard::raised() ? 1.0 : 0.0};
+  forward_backward(step);
+  double votes[] = {InterruptGuard::raised() ? 1.0 : 0.0};
   const double factor = schedule_factor(config_.schedule, step, steps_);
-  const StepReport report = optimizer_->step(step, factor, sums);
-  last_loss_ = sums[0];
-  stop_ = sums[1] > 0;
-  backend_->synchronize();
+  DistributedOptimizer::StepSums losses;
+  const StepReport report = optimizer_->step(step, factor, loss_sum(), votes, losses);
+  check_losses(step + 1, losses);
+  last_loss_ = losses.loss / static_cast<double>(config_.batch.tokens);
+  stop_ = votes[0] > 0;
   clock_.stop();
 
   const double lr = first_lr_ * factor, seconds = clock_.seconds() - before;
@@ -289,6 +299,7 @@ void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
 }
 
 void Trainer::save(std::int64_t step) {
+  settle();
   CheckpointContents contents{optimizer_->owned_values(), optimizer_->owned_state(), {}};
   // A checkpoint of weights that are no numbers is worth nothing, and older ones are removed for it.
   for (const auto* tensors : {&contents.model, &contents.optimizer})
@@ -330,6 +341,14 @@ void Trainer::print_end(std::int64_t step) const {
                at->tokens, at->step, at->seconds);
   else
     fmt::print("target {} not reached\n", config_.train.target);
+}
+
+// A device may still be at the update when step() returns: its seconds belong to the training, not to what
+// comes between two steps.
+void Trainer::settle() {
+  clock_.start();
+  backend_->synchronize();
+  clock_.stop();
 }
 
 bool Trainer::stopped() const { return several() ? stop_ : InterruptGuard::raised(); }

@@ -39,8 +39,11 @@ class Trainer {
   void validate(std::int64_t step);  // Error when the loss is not finite
   bool validated(std::int64_t step) const;
   void remember(std::int64_t step, double seconds, double loss);
-  std::string what_is_saved() const;           // a sentence for the end of a failure's message
-  double forward_backward(std::int64_t step);  // this rank's part of the mean loss of the step's batch
+  std::string what_is_saved() const;         // a sentence for the end of a failure's message
+  void forward_backward(std::int64_t step);  // this rank's share of the step's batch; its loss to loss_sum()
+  void check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses);
+  void settle();
+  Tensor loss_sum() const { return loss_memory_->view(DType::f64, {1}); }
   void train_step(std::int64_t step);
   void show(std::int64_t step, double lr, double tokens_per_second);
   void skip(std::int64_t step);  // a step whose gradient was not finite; Error when it is one too many
@@ -74,6 +77,7 @@ class Trainer {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<DistributedOptimizer> optimizer_;
+  std::unique_ptr<Buffer> loss_memory_;
   std::unique_ptr<RunDirectory> directory_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Progress> progress_;

@@ -107,23 +107,31 @@ Outcome train(const Setting& s) {
     optimizer.initialize(3);
     optimizer.compare_weights(0);
     const double scale = 1.0 / static_cast<double>(kContext * s.ranks * s.micros);
+    const auto loss_memory = backend->allocate(sizeof(double), "the loss");
+    const Tensor loss_sum = loss_memory->view(DType::f64, {1});
     std::int64_t matrices = 0;
     GradientSum sum;
     const std::uint64_t before = c.traffic().bytes_sent;
     for (int step = 0; step < s.steps; ++step) {
-      double loss[] = {0};
+      double loss = 0;
+      backend->fill(loss_sum, 0);
       for (int micro = 0; micro < s.micros; ++micro) {
         program.set_input("tokens", tokens(step, c.rank() * s.micros + micro, false));
         program.set_input("targets", tokens(step, c.rank() * s.micros + micro, true));
         if (micro + 1 == s.micros) optimizer.release_gradients();
         program.forward_backward(scale, micro > 0 && s.separate == 0);
         if (s.separate) sum.add(parameters, micro == 0, micro + 1 == s.micros);
-        for (const double l : program.host_result()) loss[0] += l * scale;
+        program.add_result_to(loss_sum);
+        for (const double l : program.host_result()) loss += l;
       }
-      const StepReport report = optimizer.step(step, 1, loss);
+      DistributedOptimizer::StepSums sums;
+      double ones[] = {1};
+      const StepReport report = optimizer.step(step, 1, loss_sum, ones, sums);
+      EXPECT_NEAR(sums.own_loss, loss, 1e-12 * loss);
+      EXPECT_EQ(ones[0], s.ranks);
       matrices += report.matrices;
       if (c.rank() == 0) {
-        outcome.losses.push_back(loss[0]);
+        outcome.losses.push_back(sums.loss * scale);
         outcome.norms.push_back(report.gradient_norm);
       }
     }
@@ -257,10 +265,35 @@ TEST(Distributed, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
     for (std::size_t i = 0; i < parameters.size(); ++i) before.push_back(parameters.hash(i));
     if (c.rank() == 1) backend->fill(parameters.view(2).gradient, std::numeric_limits<double>::infinity());
     optimizer.release_gradients();
-    const StepReport report = optimizer.step(0, 1, {});
-    EXPECT_FALSE(report.finite) << "rank " << c.rank();
+    double loss = 1;
+    DistributedOptimizer::StepSums sums;
+    EXPECT_FALSE(optimizer.step(0, 1, Tensor(&loss, DType::f64, {1}), {}, sums).finite)
+        << "rank " << c.rank();
+    EXPECT_EQ(sums.loss, 3);
     optimizer.finish_weights();
     for (std::size_t i = 0; i < parameters.size(); ++i) EXPECT_EQ(parameters.hash(i), before[i]);
+  });
+}
+
+TEST(Distributed, ALossThatIsNoNumberOnOneRankSkipsTheStepOnAll) {
+  ThreadRanks all(3);
+  all.run([&](Collectives& c) {
+    const auto backend = make_cpu_backend({1, true});
+    Tape tape;
+    transformer(tape, model(true), 1, kContext);
+    Parameters parameters(tape, *backend, DType::f32, true, Parameters::Values::read);
+    DistributedOptimizer optimizer(*backend, parameters, rules({}), c, {Sharding::owners, 4000});
+    optimizer.initialize(3);
+    const std::uint64_t before = parameters.hash();
+    double loss = c.rank() == 1 ? std::numeric_limits<double>::quiet_NaN() : 1;
+    optimizer.release_gradients();
+    DistributedOptimizer::StepSums sums;
+    EXPECT_FALSE(optimizer.step(0, 1, Tensor(&loss, DType::f64, {1}), {}, sums).finite)
+        << "rank " << c.rank();
+    EXPECT_EQ(std::isfinite(sums.own_loss), c.rank() != 1);
+    EXPECT_FALSE(std::isfinite(sums.loss));
+    optimizer.finish_weights();
+    EXPECT_EQ(parameters.hash(), before);
   });
 }
 
