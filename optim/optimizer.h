@@ -88,9 +88,9 @@ class Optimizer {
             std::span<const Tensor> gradients, double clip);
   ~Optimizer();
 
-  // The two halves of step(), for ranks that add their squares in between: the sum over this process's pieces
-  // of g^2, and the update, given the sum over all ranks.
-  double gradient_squares() const;
+  // The two halves of step(), for ranks that add their squares in between: total [1] f64 += the sum over this
+  // process's pieces of g^2, and the update, given the sum over all ranks.
+  void add_gradient_squares(const Tensor& total) const;
   StepReport update(std::int64_t step, double lr_factor, double squares);
   // One step from the parameters' gradients, which are not written. step counts from 0; lr_factor is the
   // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
@@ -106,7 +106,7 @@ class Optimizer {
   // The printed table: one line per group with roles, tensors, parameters, rule, lr, decay, bytes of state.
   std::string describe() const;
   // Bytes the constructor allocates for these parameters, from shapes alone: state, and the matrix rules'
-  // shared workspace. Throw the constructor's RequestErrors.
+  // shared workspace with the sum of squares. Throw the constructor's RequestErrors.
   static std::size_t state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
                                  DType master);
   static std::size_t workspace_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
