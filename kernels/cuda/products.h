@@ -16,9 +16,9 @@ struct Product {
   const void* a = nullptr;  // [m,k], or [k,m] when transposed
   const void* b = nullptr;  // [k,n], or [n,k] when transposed
   bool transpose_a = false, transpose_b = false;
-  DType factors = DType::bf16;  // of a and b: bf16 or f32 (f32 with full precision: no TF32)
+  DType factors = DType::bf16;  // of a and b: bf16, f16 or f32 (f32 with full precision: no TF32)
   void* c = nullptr;
-  DType result = DType::bf16;  // bf16 or f32
+  DType result = DType::bf16;  // the factors' dtype or f32
   float alpha = 1, beta = 0;
   // Epilogue; only with alpha 1, beta 0, batch 1.
   const void* bias = nullptr;  // [n] in c's dtype
@@ -26,8 +26,8 @@ struct Product {
   void* pre = nullptr;  // with gelu_tanh: also receives the value before it, [m,n] in c's dtype
 };
 
-// Matrix products of a library: cuBLASLt (products_cublaslt.cpp), or plain loops in the emulator of the
-// tests.
+// Matrix products of a library: cuBLASLt (products_cublaslt.cpp), or own kernels where it has none. In the
+// tests' emulator plain loops stand for the library.
 class Products {
  public:
   virtual ~Products() = default;
