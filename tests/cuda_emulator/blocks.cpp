@@ -34,6 +34,7 @@ struct Warp {
   std::uint64_t generation = 0;
   std::array<std::array<std::uint64_t, kWarp>, 2> values{};  // by parity of the generation
   std::array<bool, kWarp> votes[2]{};
+  unsigned voters[2] = {};  // alive when the votes were counted: one may have ended since
   std::vector<std::byte> bytes[2];
 };
 
@@ -64,6 +65,7 @@ Thread& running() {
 void release_warp(Warp& w, unsigned mask) {
   if ((w.arrived & mask & w.alive) != (mask & w.alive)) return;
   w.arrived &= ~mask;
+  w.voters[w.generation & 1] = w.alive;
   ++w.generation;
   for (Thread& t : block.threads)
     if (t.warp == &w && (mask >> t.lane.lane & 1u)) t.waits_for_warp = false;
@@ -191,12 +193,13 @@ std::uint64_t exchange(unsigned mask, std::uint64_t value, int from) {
 
 unsigned ballot(unsigned mask, bool vote) {
   Thread& t = running();
-  auto& votes = t.warp->votes[t.warp->generation & 1];
+  const auto set = t.warp->generation & 1;
+  auto& votes = t.warp->votes[set];
   votes[static_cast<std::size_t>(t.lane.lane)] = vote;
   warp_barrier(mask);
   unsigned result = 0;
   for (unsigned i = 0; i < kWarp; ++i)
-    if ((mask & t.warp->alive) >> i & 1u) result |= static_cast<unsigned>(votes[i]) << i;
+    if ((mask & t.warp->voters[set]) >> i & 1u) result |= static_cast<unsigned>(votes[i]) << i;
   if (mask != kWholeWarp) warp_barrier(mask);
   return result;
 }
