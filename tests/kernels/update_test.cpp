@@ -93,7 +93,57 @@ TEST_P(UpdateTest, AxpbyOfEveryPairOfDTypes) {
       }
 }
 
-SPECTRAIN_KERNEL_TEST(UpdateTest);
+// Batches and single matrices, odd sizes that no pack fits, matrices longer than what one block adds; one of
+// them zero.
+TEST_P(UpdateTest, NormalizesEachMatrixOfABatch) {
+  std::vector<DType> to = {DType::f32, DType::bf16};
+  if (!on_cpu()) to.push_back(DType::f16);
+  for (const Shape& shape :
+       std::vector<Shape>{{1, 1}, {7, 5}, {4, 12, 8}, {3, 5, 7}, {2, 130, 129}, {2, 130, 260}})
+    for (const DType from : {DType::f32, DType::bf16})
+      for (const DType dtype : to) {
+        const Twin x = random(shape, from), y = output(shape, dtype);
+        if (shape.rank() == 3) {
+          cpu().fill(x.tested.matrix(1), 0);
+          widen(x);
+        }
+        cpu().normalize(x.tested, 1.05, y.tested);
+        exact().normalize(x.exact, 1.05, y.exact);
+        // Halves below 6e-5 are 2^-24 apart, whatever their size.
+        expect_close(y, 2, 1, "normalize", 1, dtype == DType::f16 ? 0.125 : 0);
+        if (from != dtype) continue;
+        cpu().normalize(x.tested, 1.05, x.tested);
+        expect_same_bits(x.tested, y.tested, "in place");
+      }
+  const Twin x = random({2, 3, 3}, DType::f32), y = output({2, 3, 3}, DType::f32);
+  x.tested.as<float>()[3] = NAN;
+  cpu().normalize(x.tested, 1, y.tested);
+  for (std::int64_t i = 0; i < 18; ++i) EXPECT_EQ(std::isnan(element(y.tested, i)), i < 9);
+}
+
+TEST_P(UpdateTest, FewBlocksEqualManyBitForBit) {
+  if (on_cpu()) GTEST_SKIP() << "a processor has no blocks";
+  const auto one = tested_with_one_block();
+  const Shape shape{3, 150, 131};
+  const Twin x = random(shape, DType::f32), y = output(shape, DType::bf16), z = output(shape, DType::bf16);
+  cpu().normalize(x.tested, 1, y.tested);
+  one->normalize(x.tested, 1, z.tested);
+  expect_same_bits(y.tested, z.tested, "normalize");
+}
+
+TEST_P(UpdateTest, AGpuTakesHalvesAsWell) {
+  if (on_cpu()) GTEST_SKIP() << "f16 is a GPU's";
+  const Twin w = random({769}, DType::f32), u = random({769}, DType::f16), y = output({769}, DType::f16);
+  cpu().apply_update(w.tested, 0.999, 0.02, u.tested);
+  exact().apply_update(w.exact, 0.999, 0.02, u.exact);
+  expect_close(w, 2, 1, "apply_update", 1, 0.02 * 4.5);
+  cpu().axpby(0.3, w.tested, 0, y.tested);
+  widen(w);
+  exact().axpby(0.3, w.exact, 0, y.exact);
+  expect_close(y, 3, 1, "axpby");
+}
+
+SPECTRAIN_KERNEL_TEST_ALL(UpdateTest);
 
 }  // namespace
 }  // namespace spectrain

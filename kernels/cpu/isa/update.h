@@ -1,17 +1,9 @@
 #pragma once
 
 #include "kernels/cpu/isa/isa.h"
+#include "kernels/formulas_update.h"
 
 namespace spectrain {
-
-struct AdamWFactors {
-  float gradient_scale = 1;
-  float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0;  // rest = 1 - beta, rounded once from double
-  float decay = 0;                                   // lr * weight_decay
-  float step = 0;                                    // lr / (1 - beta1^t)
-  float root = 0;                                    // 1 / sqrt(1 - beta2^t)
-  float eps = 0;
-};
 
 struct UpdateTable {
   void (*adamw)(const AdamWFactors& f, float* w, const float* g, float* m, float* v, std::int64_t n);

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <math.h>  // sqrtf by its global name, which device code has too
+
+#include "kernels/host_device.h"
+
+// One element of each update rule, the same text for the processor and a GPU. The functions are static, not
+// merely inline: each instruction set of the processor needs its own copy (cpu/isa/isa.h).
+
+namespace spectrain {
+
+struct AdamWFactors {
+  float gradient_scale = 1;
+  float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0;  // rest = 1 - beta, rounded once from double
+  float decay = 0;                                   // lr * weight_decay
+  float step = 0;                                    // lr / (1 - beta1^t)
+  float root = 0;                                    // 1 / sqrt(1 - beta2^t)
+  float eps = 0;
+};
+
+SPECTRAIN_HD static inline void adamw_element(const AdamWFactors& f, float& w, float g, float& m, float& v) {
+  const float gradient = f.gradient_scale * g;
+  m = f.beta1 * m + f.rest1 * gradient;
+  v = f.beta2 * v + f.rest2 * (gradient * gradient);
+  // The change is summed before it meets the weight: 1 - lr decay as a float would be wrong by up to 6e-8, a
+  // large part of a decay of 1e-6.
+  w -= f.decay * w + f.step * m / (sqrtf(v) * f.root + f.eps);
+}
+
+// Returns u. rest = 1 - mu, rounded once from double.
+SPECTRAIN_HD static inline float ema_element(float g, float gradient_scale, float mu, float rest,
+                                             bool nesterov, float& m) {
+  const float gradient = rest * (gradient_scale * g);
+  m = mu * m + gradient;
+  return nesterov ? mu * m + gradient : m;
+}
+
+SPECTRAIN_HD static inline float shrink_and_step_element(float w, float decay, float step, float u) {
+  return w - (decay * w + step * u);
+}
+SPECTRAIN_HD static inline float keep_and_step_element(float w, float keep, float step, float u) {
+  return keep * w - step * u;
+}
+
+}  // namespace spectrain
