@@ -2,7 +2,9 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "kernels/cuda/attention_mask.h"
 #include "kernels/cuda/cuda_backend.h"
 
 // Attention on a GPU has two ways: cuDNN's kernels, where the library is found and has one for the shape, and
@@ -27,21 +29,28 @@ std::unique_ptr<LibraryAttention> make_library_attention(CudaBackend& backend);
 
 // Own kernels (flash_attention.cu): bf16 with head_dim 64 or 128 on tensor cores. False: not for this layout.
 bool flash_attention(CudaBackend& backend, const HeadLayout& layout, double scale, const Tensor& qkv,
-                     const Tensor& out, const Tensor& lse);
+                     const Tensor& out, const Tensor& lse, const AttentionMask& mask = {});
 bool flash_attention_backward(CudaBackend& backend, const HeadLayout& layout, double scale,
                               const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                              const Tensor& dqkv);
+                              const Tensor& dqkv, const AttentionMask& mask = {});
 
-// Own kernels for every layout and dtype, f32 included: one thread group per query (plain_attention.cu).
-// Slow; the float32 reference path and what tests compare with.
+// Own kernels for every layout and dtype, f32 included: one warp per query (plain_attention.cu). Slow; the
+// float32 reference path and what tests compare with.
+constexpr std::int64_t kLargestPlainHeadDim = 256;
 void plain_attention(CudaBackend& backend, const HeadLayout& layout, double scale, const Tensor& qkv,
-                     const Tensor& out, const Tensor& lse);
+                     const Tensor& out, const Tensor& lse, const AttentionMask& mask = {});
 void plain_attention_backward(CudaBackend& backend, const HeadLayout& layout, double scale,
                               const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                              const Tensor& dqkv);
+                              const Tensor& dqkv, const AttentionMask& mask = {});
 
 struct CudaBackend::Attention {
   std::unique_ptr<LibraryAttention> library;
+  std::vector<HeadLayout> refused;  // by the library
+  std::vector<std::string> notes;   // one for each, that the program may print
+
+  // The library, when it may be asked about this layout; else null.
+  LibraryAttention* library_for(const HeadLayout& layout, const Tensor& qkv) const;
+  void note_refusal(const HeadLayout& layout, int capability);
 };
 
 }  // namespace spectrain

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/flash_attention_tiles.h"
+
+// What the passes of flash attention share on the host. Only for .cu files.
+
+namespace spectrain {
+
+// Whether the kernels take this: bf16, head_dim 64 or 128, rows that can be copied 16 bytes at a time.
+bool flash_fits(const HeadLayout& layout, double scale, const Tensor& qkv);
+
+// For blocks of `rows` rows of `heads` heads in each sequence.
+FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& qkv,
+                          const AttentionMask& mask, int rows, std::int64_t heads);
+
+// dk and dv, from all of `arguments` but what says how the work is cut (flash_attention_keys.cu).
+void flash_attention_keys(CudaBackend& backend, const HeadLayout& layout, const FlashArgs& arguments);
+
+// Calls body(D, masked) with compile-time constants: std::integral_constant<int, 64 or 128> and
+// std::bool_constant.
+template <class Body>
+void with_flash_kernel(const HeadLayout& layout, const Visible& visible, Body body) {
+  const bool masked = visible.document_start != nullptr || visible.window < visible.context;
+  const auto choose = [&](auto D) { masked ? body(D, std::true_type{}) : body(D, std::false_type{}); };
+  layout.head_dim == 64 ? choose(std::integral_constant<int, 64>{})
+                        : choose(std::integral_constant<int, 128>{});
+}
+
+}  // namespace spectrain
