@@ -1,10 +1,10 @@
 #include <limits>
 
 #include "kernels/cpu/checks.h"
-#include "kernels/cuda/convert.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_math.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/packed.h"
 #include "kernels/formulas.h"
 
 // Element by element. Floor: one reading of every input and one writing of the result. A thread has 32 to 64
@@ -45,33 +45,30 @@ struct Scaled {
 template <class T, int P, class F>
 __global__ void __launch_bounds__(kThreads)
     elementwise_kernel(const T* a, const T* b, T* y, std::int64_t n, F f) {
-  using Element = Pack<T, P>;
   constexpr std::int64_t kTile = std::int64_t{kThreads} * kAtOnce;
   const std::int64_t packs = n / P;
-  const auto* a_packs = reinterpret_cast<const Element*>(a);
-  const auto* b_packs = reinterpret_cast<const Element*>(b);
-  auto* y_packs = reinterpret_cast<Element*>(y);
   for (std::int64_t first = blockIdx.x * kTile + threadIdx.x; first < packs; first += gridDim.x * kTile) {
-    Element left[kAtOnce], right[kAtOnce];
+    Packed<T, P> left[kAtOnce], right[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const std::int64_t at = first + i * kThreads;
       if (at >= packs) continue;
-      left[i] = a_packs[at];
-      if constexpr (F::kTwo) right[i] = b_packs[at];
+      left[i] = Packed<T, P>::load(a + at * P);
+      if constexpr (F::kTwo) right[i] = Packed<T, P>::load(b + at * P);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const std::int64_t at = first + i * kThreads;
       if (at >= packs) continue;
-      Element result;
+      float value[P];
 #pragma unroll
       for (int k = 0; k < P; ++k) {
         float second = 0;
-        if constexpr (F::kTwo) second = widen(right[i].v[k]);
-        result.v[k] = narrow<T>(f(widen(left[i].v[k]), second));
+        if constexpr (F::kTwo) second = right[i].at(k);
+        value[k] = f(left[i].at(k), second);
       }
-      y_packs[at] = result;
+      left[i].set(value);
+      left[i].store(y + at * P);
     }
   }
   // What is left after the last whole pack.
@@ -112,41 +109,40 @@ struct SwigluArgs {
 template <class T, int P, class Index>
 __global__ void __launch_bounds__(kThreads) swiglu_kernel(SwigluArgs<T> p) {
   using M = typename MathFor<T>::type;
-  using Element = Pack<T, P>;
   const auto per_row = static_cast<Index>(p.width / P);
   SPECTRAIN_GRID_LOOP(i, p.rows * (p.width / P)) {
     const Index row = static_cast<Index>(i) / per_row, col = static_cast<Index>(i) - row * per_row;
-    const T* gate = p.x + 2 * p.width * row + std::int64_t{P} * col;
-    const auto g = *reinterpret_cast<const Element*>(gate);
-    const auto u = *reinterpret_cast<const Element*>(gate + p.width);
-    Element result;
+    const T* gates = p.x + 2 * p.width * row + std::int64_t{P} * col;
+    const auto gate = Packed<T, P>::load(gates), up = Packed<T, P>::load(gates + p.width);
+    float value[P];
 #pragma unroll
-    for (int k = 0; k < P; ++k) result.v[k] = narrow<T>(silu<M>(widen(g.v[k])) * widen(u.v[k]));
-    *reinterpret_cast<Element*>(p.y + i * P) = result;
+    for (int k = 0; k < P; ++k) value[k] = silu<M>(gate.at(k)) * up.at(k);
+    Packed<T, P> result;
+    result.set(value);
+    result.store(p.y + i * P);
   }
 }
 
 template <class T, int P, class Index>
 __global__ void __launch_bounds__(kThreads) swiglu_backward_kernel(SwigluArgs<T> p) {
   using M = typename MathFor<T>::type;
-  using Element = Pack<T, P>;
   const auto per_row = static_cast<Index>(p.width / P);
   SPECTRAIN_GRID_LOOP(i, p.rows * (p.width / P)) {
     const Index row = static_cast<Index>(i) / per_row, col = static_cast<Index>(i) - row * per_row;
     const std::int64_t at = 2 * p.width * row + std::int64_t{P} * col;
-    const auto g = *reinterpret_cast<const Element*>(p.x + at);
-    const auto u = *reinterpret_cast<const Element*>(p.x + at + p.width);
-    const auto d = *reinterpret_cast<const Element*>(p.dy + i * P);
-    Element gate, up;
+    auto gate = Packed<T, P>::load(p.x + at), up = Packed<T, P>::load(p.x + at + p.width);
+    const auto dy = Packed<T, P>::load(p.dy + i * P);
+    float dgate[P], dup[P];
 #pragma unroll
     for (int k = 0; k < P; ++k) {
-      const float x = widen(g.v[k]), dy = widen(d.v[k]);
-      const SigmoidAndSlope s = sigmoid_and_slope<M>(x);
-      gate.v[k] = narrow<T>(dy * widen(u.v[k]) * s.silu_slope);
-      up.v[k] = narrow<T>(dy * x * s.sigmoid);
+      const SigmoidAndSlope s = sigmoid_and_slope<M>(gate.at(k));
+      dgate[k] = dy.at(k) * up.at(k) * s.silu_slope;
+      dup[k] = dy.at(k) * gate.at(k) * s.sigmoid;
     }
-    *reinterpret_cast<Element*>(p.dx + at) = gate;
-    *reinterpret_cast<Element*>(p.dx + at + p.width) = up;
+    gate.set(dgate);
+    up.set(dup);
+    gate.store(p.dx + at);
+    up.store(p.dx + at + p.width);
   }
 }
 

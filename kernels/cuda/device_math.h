@@ -51,18 +51,4 @@ struct MathFor<bf16> {
   using type = FastMath;
 };
 
-// N neighbouring floats of a vector of parameters, in accesses of 16 bytes where N allows; p is aligned to
-// that.
-template <int N>
-__device__ inline void load_floats(const float* p, float (&out)[N]) {
-  constexpr int kOnce = N < 4 ? N : 4;
-  static_assert(N % kOnce == 0);
-#pragma unroll
-  for (int i = 0; i < N; i += kOnce) {
-    const auto pack = *reinterpret_cast<const Pack<float, kOnce>*>(p + i);
-#pragma unroll
-    for (int k = 0; k < kOnce; ++k) out[i + k] = pack.v[k];
-  }
-}
-
 }  // namespace spectrain

@@ -21,10 +21,11 @@ struct ForwardArgs {
   std::int64_t rows, cols;
   float eps;
   bool layer;
+  std::uint32_t zero = 0;  // forget_floats()
 };
 
 constexpr int kWarps = 8;  // rows a block works at, where a warp is enough for one
-constexpr int kLargestBlock = 1024;
+constexpr int kLargestBlock = 512;
 
 // One function for norm and add_norm, so that the two agree bit for bit.
 template <class T, int P, int N, bool kBlock>
@@ -35,36 +36,37 @@ __global__ void __launch_bounds__(kBlock ? kLargestBlock : kWarps* kWarp) norm_k
   const int teams = team.teams_in_block();
   for (std::int64_t r = std::int64_t{blockIdx.x} * teams + team.number(); r < p.rows;
        r += std::int64_t{gridDim.x} * teams) {
-    Pack<T, P> x[N];
+    Packed<T, P> x[N];
     T* row = static_cast<T*>(p.x) + r * p.cols;
     if (p.a) {
-      Pack<T, P> b[N];
+      Packed<T, P> b[N];
       team.load(static_cast<const T*>(p.a) + r * p.cols, x);
       team.load(static_cast<const T*>(p.b) + r * p.cols, b);
       team.for_each([&](int i, std::int64_t c) {
+        float sum[P];
 #pragma unroll
-        for (int k = 0; k < P; ++k) x[i].v[k] = narrow<T>(widen(x[i].v[k]) + widen(b[i].v[k]));
-        team.write(row, c, x[i]);
+        for (int k = 0; k < P; ++k) sum[k] = x[i].at(k) + b[i].at(k);
+        x[i].set(sum);
+        x[i].store(row + c);
       });
     } else {
       team.load(row, x);
     }
-    team.forget_floats_of(x);
     float mean = 0;
     if (p.layer) {
       float sum = 0;
       team.for_each([&](int i, std::int64_t) {
 #pragma unroll
-        for (int k = 0; k < P; ++k) sum += widen(x[i].v[k]);
+        for (int k = 0; k < P; ++k) sum += x[i].at(k);
       });
       mean = team.sum(sum) * per_column;
     }
-    team.forget_floats_of(x);
+    team.forget(x, p.zero);
     float squares = 0;
     team.for_each([&](int i, std::int64_t) {
 #pragma unroll
       for (int k = 0; k < P; ++k) {
-        const float d = widen(x[i].v[k]) - mean;
+        const float d = x[i].at(k) - mean;
         squares += d * d;
       }
     });
@@ -73,11 +75,11 @@ __global__ void __launch_bounds__(kBlock ? kLargestBlock : kWarps* kWarp) norm_k
       if (p.mean) p.mean[r] = mean;
       if (p.rstd) p.rstd[r] = rstd;
     }
-    team.forget_floats_of(x);
+    team.forget(x, p.zero);
     team.for_each([&](int i, std::int64_t c) {
       float value[P], of_column[P];
 #pragma unroll
-      for (int k = 0; k < P; ++k) value[k] = (widen(x[i].v[k]) - mean) * rstd;
+      for (int k = 0; k < P; ++k) value[k] = (x[i].at(k) - mean) * rstd;
       if (p.gain) {
         load_floats(p.gain + c, of_column);
 #pragma unroll
@@ -88,10 +90,9 @@ __global__ void __launch_bounds__(kBlock ? kLargestBlock : kWarps* kWarp) norm_k
 #pragma unroll
         for (int k = 0; k < P; ++k) value[k] += of_column[k];
       }
-      Pack<T, P> y;
-#pragma unroll
-      for (int k = 0; k < P; ++k) y.v[k] = narrow<T>(value[k]);
-      team.write(static_cast<T*>(p.y) + r * p.cols, c, y);
+      Packed<T, P> y;
+      y.set(value);
+      y.store(static_cast<T*>(p.y) + r * p.cols + c);
     });
   }
 }
@@ -163,7 +164,7 @@ Kernel<T> kernel_for_warps(std::int64_t packs) {
 template <class T>
 void run(CudaBackend& backend, const ForwardArgs& p) {
   if (p.rows == 0 || p.cols == 0) return;
-  constexpr int kPacks = 4, kElements = 8;  // to a thread, in a block
+  constexpr int kPacks = 4, kElements = 4;  // to a thread, in a block
   const bool packs = all_packable<T>(p.cols, {p.a, p.b, p.x, p.y}, {p.gain, p.bias});
   const auto by_block = [&](Kernel<T> kernel, std::int64_t threads) {
     launch(backend.stream(),

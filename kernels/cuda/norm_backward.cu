@@ -24,6 +24,7 @@ struct BackwardArgs {
   std::int64_t rows, cols;
   float* sums;  // [partitions, 2, cols]: of dy u, of dy; null when nobody wants them
   std::int64_t partitions;
+  std::uint32_t zero = 0;  // forget_floats()
 };
 
 constexpr int kWarps = 8;  // rows a block works at, where a warp is enough for one
@@ -37,7 +38,7 @@ __device__ inline void backward_row(const BackwardArgs& p, std::int64_t r, Team<
                                     float (&gain_sums)[kSums ? N : 1][P],
                                     float (&bias_sums)[kSums ? N : 1][P]) {
   const float per_column = 1.0f / static_cast<float>(p.cols);
-  Pack<T, P> x[N], dy[N];
+  Packed<T, P> x[N], dy[N];
   team.load(static_cast<const T*>(p.x) + r * p.cols, x);
   team.load(static_cast<const T*>(p.dy) + r * p.cols, dy);
   const float mean = p.mean ? p.mean[r] : 0.0f, rstd = p.rstd[r];
@@ -54,7 +55,7 @@ __device__ inline void backward_row(const BackwardArgs& p, std::int64_t r, Team<
     gains(c, gain);
 #pragma unroll
     for (int k = 0; k < P; ++k) {
-      const float d = widen(dy[i].v[k]), u = (widen(x[i].v[k]) - mean) * rstd, g = d * gain[k];
+      const float d = dy[i].at(k), u = (x[i].at(k) - mean) * rstd, g = d * gain[k];
       sum_g += g;
       sum_gu += g * u;
       if constexpr (kSums) {
@@ -64,22 +65,24 @@ __device__ inline void backward_row(const BackwardArgs& p, std::int64_t r, Team<
     }
   });
   team.sums(sum_g, sum_gu);
-  team.forget_floats_of(x);
-  team.forget_floats_of(dy);
+  team.forget(x, p.zero);
+  team.forget(dy, p.zero);
   const float k1 = p.mean ? sum_g * per_column : 0.0f, k2 = sum_gu * per_column;
   T* dx = static_cast<T*>(p.dx) + r * p.cols;
   team.for_each([&](int i, std::int64_t c) {
     float gain[P];
     gains(c, gain);
-    Pack<T, P> result;
-    if (p.accumulate) result = *reinterpret_cast<const Pack<T, P>*>(dx + c);
+    Packed<T, P> result;
+    if (p.accumulate) result = Packed<T, P>::load(dx + c);
+    float value[P];
 #pragma unroll
     for (int k = 0; k < P; ++k) {
-      const float g = widen(dy[i].v[k]) * gain[k], u = (widen(x[i].v[k]) - mean) * rstd;
-      const float value = rstd * (g - k1 - u * k2);
-      result.v[k] = narrow<T>(p.accumulate ? widen(result.v[k]) + value : value);
+      const float g = dy[i].at(k) * gain[k], u = (x[i].at(k) - mean) * rstd;
+      value[k] = rstd * (g - k1 - u * k2);
+      if (p.accumulate) value[k] += result.at(k);
     }
-    team.write(dx, c, result);
+    result.set(value);
+    result.store(dx + c);
   });
 }
 
@@ -216,7 +219,7 @@ Plan by_block(std::int64_t threads) {
 
 template <class T>
 Plan plan_for(const BackwardArgs& p, bool packs) {
-  constexpr int P = kPack<T>, kPacks = 2, kElements = 8;  // to a thread, in a block
+  constexpr int P = kPack<T>, kPacks = 2, kElements = 4;  // to a thread, in a block
   if (packs) {
     switch ((p.cols / P + kWarp - 1) / kWarp) {
       case 1:

@@ -1,34 +1,18 @@
 #pragma once
 
-#include "kernels/cuda/convert.h"
-#include "kernels/cuda/device_math.h"
+#include <initializer_list>
+
+#include "kernels/cuda/packed.h"
 
 // What the norms' kernels share: a row that lies in the registers of the threads that work at it together, a
 // warp or a whole block, and sums over those threads. Only for .cu files.
 
 namespace spectrain {
 
-// Keeps the compiler from holding on to what was computed of a pack, twice as wide in floats: it is widened
-// anew where it is needed, one instruction for an element, and the registers stay free for more warps.
-template <class Element>
-__device__ inline void forget_floats(Element& pack) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(Element) % 4 == 0) {
-    std::uint32_t words[sizeof(Element) / 4];
-    memcpy(words, &pack, sizeof(Element));
-#pragma unroll
-    for (unsigned i = 0; i < sizeof(Element) / 4; ++i) asm volatile("" : "+r"(words[i]));
-    memcpy(&pack, words, sizeof(Element));
-  }
-#else
-  static_cast<void>(pack);
-#endif
-}
-
 // Thread t of a team holds the packs t, t + threads, t + 2 threads ... of P elements.
 template <class T, int P, int N, bool kBlock>
 struct Team {
-  using Element = Pack<T, P>;
+  using Element = Packed<T, P>;
   using Row = Element[N];
 
   int thread, threads;
@@ -58,15 +42,12 @@ struct Team {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const int at = thread + i * threads;
-      row[i] = at < packs ? *reinterpret_cast<const Element*>(x + std::int64_t{at} * P) : Element{};
+      row[i] = at < packs ? Element::load(x + std::int64_t{at} * P) : Element{};
     }
   }
-  __device__ void forget_floats_of(Row& row) const {
+  __device__ static void forget(Row& row, std::uint32_t zero) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) forget_floats(row[i]);
-  }
-  __device__ static void write(T* x, std::int64_t column, const Element& e) {
-    *reinterpret_cast<Element*>(x + column) = e;
+    for (int i = 0; i < N; ++i) row[i].forget_floats(zero);
   }
 
   // Sums over the team, given to every thread. Shared memory is used by turns, so that one barrier is enough:

@@ -2,10 +2,10 @@
 #include <string>
 
 #include "kernels/cpu/checks.h"
-#include "kernels/cuda/convert.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_math.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/packed.h"
 #include "kernels/formulas.h"
 
 // QK norm and rotation on packed qkv, in one pass. Floor: one reading and one writing of q and k (and of v
@@ -27,7 +27,8 @@ struct Args {
   void* out;
   const float *cos, *sin;  // null: no rotation
   float* rstd;
-  std::int64_t rows, context;
+  std::int64_t rows;
+  unsigned context;
   int heads, all_heads, head_dim;  // heads: of q and k; all_heads: with v's, where they are to be copied
   std::int64_t packed;
   float eps, turn;  // turn: the rotation's sign, the other one on the way back
@@ -57,10 +58,10 @@ __device__ inline Factors factors_of(const Args& p, float mean, float* rstd, boo
 
 // Half a pack's pairs, or a whole one's, turned: a[k] with b[k] (halves), or neighbours (interleaved).
 template <int P>
-__device__ inline void rotate(const Args& p, std::int64_t t, int lane, float scale, float (&a)[P],
+__device__ inline void rotate(const Args& p, unsigned t, int lane, float scale, float (&a)[P],
                               float (&b)[P]) {
   const int half = p.head_dim / 2;
-  const float *cosine = p.cos + t * half, *sine = p.sin + t * half;
+  const float *cosine = p.cos + std::int64_t{t} * half, *sine = p.sin + std::int64_t{t} * half;
   const float turn = scale * p.turn;
   if (p.interleaved) {
     constexpr int H = P / 2;
@@ -84,13 +85,13 @@ __device__ inline void rotate(const Args& p, std::int64_t t, int lane, float sca
 
 // A block takes a row at a time, so that whose head a thread has and where it stands cost no long division.
 template <class T, bool kBackward>
-__global__ void __launch_bounds__(kThreads) packed_heads_kernel(Args p) {
+__global__ void __launch_bounds__(kThreads, 4) packed_heads_kernel(Args p) {
   constexpr int P = kPack<T>;
-  using Element = Pack<T, P>;
+  using Element = Packed<T, P>;
   const int lanes = p.head_dim / (2 * P), items = p.all_heads * lanes, head_shift = __ffs(lanes) - 1;
   const int in_warp = static_cast<int>(threadIdx.x) % kWarp, lane = in_warp & (lanes - 1);
-  std::int64_t t = blockIdx.x % p.context;
-  const std::int64_t t_step = gridDim.x % p.context;
+  unsigned t = blockIdx.x % p.context;
+  const unsigned t_step = gridDim.x % p.context;
   for (std::int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
     // Whole warps go on together, for the sums.
     for (int first = static_cast<int>(threadIdx.x) - in_warp; first < items;
@@ -101,11 +102,11 @@ __global__ void __launch_bounds__(kThreads) packed_heads_kernel(Args p) {
                          high = low + p.head_dim / 2;
       Element low_pack{}, high_pack{}, low_result{}, high_result{};
       if (there) {
-        low_pack = load_pack(static_cast<const T*>(p.in) + low);
-        high_pack = load_pack(static_cast<const T*>(p.in) + high);
+        low_pack = Element::load(static_cast<const T*>(p.in) + low);
+        high_pack = Element::load(static_cast<const T*>(p.in) + high);
         if (kBackward && p.norm && transformed) {
-          low_result = load_pack(static_cast<const T*>(p.result) + low);
-          high_result = load_pack(static_cast<const T*>(p.result) + high);
+          low_result = Element::load(static_cast<const T*>(p.result) + low);
+          high_result = Element::load(static_cast<const T*>(p.result) + high);
         }
       }
       Factors f;
@@ -113,9 +114,9 @@ __global__ void __launch_bounds__(kThreads) packed_heads_kernel(Args p) {
         float sum = 0;
 #pragma unroll
         for (int k = 0; k < P; ++k) {
-          const float a = widen(low_pack.v[k]), b = widen(high_pack.v[k]);
-          sum += a * (kBackward ? widen(low_result.v[k]) : a);
-          sum += b * (kBackward ? widen(high_result.v[k]) : b);
+          const float a = low_pack.at(k), b = high_pack.at(k);
+          sum += a * (kBackward ? low_result.at(k) : a);
+          sum += b * (kBackward ? high_result.at(k) : b);
         }
         for (int k = lanes / 2; k > 0; k /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, k);
         if (there && transformed)
@@ -127,11 +128,11 @@ __global__ void __launch_bounds__(kThreads) packed_heads_kernel(Args p) {
         float a[P], b[P];
 #pragma unroll
         for (int k = 0; k < P; ++k) {
-          a[k] = widen(low_pack.v[k]);
-          b[k] = widen(high_pack.v[k]);
+          a[k] = low_pack.at(k);
+          b[k] = high_pack.at(k);
           if constexpr (kBackward) {
-            a[k] -= f.off * widen(low_result.v[k]);
-            b[k] -= f.off * widen(high_result.v[k]);
+            a[k] -= f.off * low_result.at(k);
+            b[k] -= f.off * high_result.at(k);
           }
         }
         if (p.cos) {
@@ -143,14 +144,11 @@ __global__ void __launch_bounds__(kThreads) packed_heads_kernel(Args p) {
             b[k] *= f.scale;
           }
         }
-#pragma unroll
-        for (int k = 0; k < P; ++k) {
-          low_pack.v[k] = narrow<T>(a[k]);
-          high_pack.v[k] = narrow<T>(b[k]);
-        }
+        low_pack.set(a);
+        high_pack.set(b);
       }
-      store_pack(static_cast<T*>(p.out) + low, low_pack);
-      store_pack(static_cast<T*>(p.out) + high, high_pack);
+      low_pack.store(static_cast<T*>(p.out) + low);
+      high_pack.store(static_cast<T*>(p.out) + high);
     }
     t += t_step;
     if (t >= p.context) t -= p.context;
@@ -253,7 +251,7 @@ Args arguments(const HeadLayout& layout, const QkTransform& t, const Tensor& in,
           vector(t.sin),
           vector(rstd),
           layout.rows(),
-          layout.context,
+          static_cast<unsigned>(layout.context),
           heads,
           in_place ? heads : heads + static_cast<int>(layout.kv_heads),
           static_cast<int>(layout.head_dim),
