@@ -161,10 +161,11 @@ class Stopwatch {
 class CublasLtProducts final : public Products {
  public:
   explicit CublasLtProducts(CudaBackend& backend) : backend_(backend), lt_(open_cublaslt()) {
+    if (backend.recording()) throw std::logic_error("a recorded product before any was run");
     workspace_ = backend.allocate(kWorkspace, "workspace of the matrix products");
-    check_cublaslt(lt_, lt_.create(&handle_), "starting");
     if (!backend.options().plan_cache.empty())
       plans_.emplace(backend.options().plan_cache, backend.description() + ", " + description());
+    check_cublaslt(lt_, lt_.create(&handle_), "starting");
   }
   ~CublasLtProducts() override {
     operations_.clear();
@@ -221,7 +222,8 @@ class CublasLtProducts final : public Products {
     Operation& operation = it->second;
     if (!operation.supported) return false;
     point(operation, p);
-    check_cublaslt(lt_, start(operation, operation.algorithm, p, p.c, p.beta), "multiplying", key.text());
+    const cublasStatus_t status = start(operation, operation.algorithm, p, p.c, p.beta);
+    if (status != CUBLAS_STATUS_SUCCESS) check_cublaslt(lt_, status, "multiplying", key.text());
     return true;
   }
 

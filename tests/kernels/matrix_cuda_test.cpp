@@ -196,12 +196,17 @@ TEST_P(MatrixCuda, AReplayIsTheProductAgain) {
 TEST_P(MatrixCuda, AProductThatWasNotRunBeforeIsNotRecorded) {
   Operand as(36, 40, DType::bf16, 1), bs(28, 40, DType::bf16, 2), cs(36, 28, DType::f32, 3);
   const Held a(*backend_, as), b(*backend_, bs), c(*backend_, cs);
+  const auto record = [&] {
+    backend_->record([&] { backend_->matmul(a.tensor(), false, b.tensor(), true, 1, 0, c.tensor()); });
+  };
+  backend_->synchronize();
+  EXPECT_THROW(record(), std::logic_error);
   // Another product of theirs makes the library's handle and workspace.
   Operand others(28, 36, DType::f32, 4);
   const Held other(*backend_, others);
   backend_->matmul(b.tensor(), false, a.tensor(), true, 1, 0, other.tensor());
   try {
-    backend_->record([&] { backend_->matmul(a.tensor(), false, b.tensor(), true, 1, 0, c.tensor()); });
+    record();
     FAIL() << "recorded a product nobody chose an algorithm for";
   } catch (const std::logic_error& e) {
     EXPECT_NE(std::string(e.what()).find("[36, 40] . [28, 40]^T"), std::string::npos) << e.what();

@@ -109,6 +109,16 @@ TEST_P(MatrixLinear, TakesGradientsInFloat32) {
   for (std::int64_t i = 0; i < n * k; ++i) ASSERT_EQ(dw.get(i), dw_wanted.get(i));
 }
 
+TEST_P(MatrixLinear, TakesInputsInFloat32) {
+  const std::int64_t r = 21, n = 45, k = 34;
+  Operand exact(r, k, DType::f32, 1), rounded(r, k, compute(), 1), w(n, k, DType::f32, 3),
+      bias(1, n, DType::f32, 4), y(r, n, out(), 5), wanted(r, n, out(), 6);
+  auto matrix = backend_->prepare(w.tensor(), compute(), false);
+  backend_->linear(exact.tensor(), *matrix, bias.tensor(), Activation::none, Tensor(), y.tensor());
+  backend_->linear(rounded.tensor(), *matrix, bias.tensor(), Activation::none, Tensor(), wanted.tensor());
+  for (std::int64_t i = 0; i < r * n; ++i) ASSERT_EQ(y.get(i), wanted.get(i));
+}
+
 TEST_P(MatrixLinear, BackwardInputIsTheFloat64Product) {
   for (const Size& s : kSizes) {
     SCOPED_TRACE(testing::Message() << s.r << " x " << s.n << " x " << s.k);
