@@ -293,7 +293,9 @@ class CublasLtProducts final : public Products {
     int found = 0;
     const cublasStatus_t status = lt_.heuristic(handle_, o.product, o.first, o.second, o.result, o.result,
                                                 preference, count, answers.data(), &found);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED) return {};
+    // Of an epilogue it does not have the library says either: then the product is made in parts.
+    const bool plain = epilogue_of(key) == CUBLASLT_EPILOGUE_DEFAULT;
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_INVALID_VALUE && !plain)) return {};
     check_cublaslt(lt_, status, "choosing an algorithm", text);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
     for (int i = 0; i < found; ++i)
