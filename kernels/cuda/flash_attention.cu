@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/flash_attention.h"
+#include "kernels/cuda/flash_attention_rows.h"
 #include "kernels/cuda/launch.h"
 
 // The forward pass (Dao 2023, FlashAttention-2): a block of 128 queries, 32 to each warp, meets the keys and
@@ -20,102 +21,18 @@ constexpr int M = kRows / kFlashWarps / 16;
 // Keys of a tile that are worked on at once: with 128 columns of results there are no registers for more.
 template <int D>
 constexpr int kStep = D == 64 ? 64 : 32;
-template <int D>
-using Scores = float[M][kStep<D> / 8][4];
-
-// A lane's share of the running state: rows g and g + 8 of each 16.
-template <int D>
-struct Running {
-  float out[M][D / 8][4];
-  float largest[M][2], sum[M][2];  // of scores, unscaled; of this lane's own columns
-  int first_key[M][2];
-};
-
-// The scores of keys [first, ...) that row does not see become -infinity. `row` is this warp's first one.
-template <int D>
-__device__ inline void hide(Scores<D>& s, const Running<D>& r, int first, int row) {
-  const int lane = lane_of_warp();
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int n = 0; n < kStep<D> / 8; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int key = first + 8 * n + lane % 4 * 2 + i % 2, query = row + 16 * m + i / 2 * 8 + lane / 4;
-        if (key > query || key < r.first_key[m][i / 2]) s[m][n][i] = -INFINITY;
-      }
-}
-
-// Scores to weights in place, and the running state to the new maximum.
-template <int D>
-__device__ inline void weigh(Scores<D>& s, Running<D>& r, float scale_log2) {
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float largest = r.largest[m][half];
-#pragma unroll
-      for (int n = 0; n < kStep<D> / 8; ++n)
-        largest = fmaxf(largest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
-      // The four lanes of a row.
-      largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, 2));
-      // -infinity less -infinity is no number, but the first step of a row has its diagonal in it.
-      const float correction = fast_exp2((r.largest[m][half] - largest) * scale_log2);
-      r.largest[m][half] = largest;
-      const float offset = largest * scale_log2;
-      float sum = r.sum[m][half] * correction;
-#pragma unroll
-      for (int n = 0; n < kStep<D> / 8; ++n)
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          s[m][n][i] = fast_exp2(fmaf(s[m][n][i], scale_log2, -offset));
-          sum += s[m][n][i];
-        }
-      r.sum[m][half] = sum;
-      // Soon no row finds a larger score any more.
-      if (__any_sync(kWholeWarp, correction != 1)) {
-#pragma unroll
-        for (int d = 0; d < D / 8; ++d) {
-          r.out[m][d][2 * half] *= correction;
-          r.out[m][d][2 * half + 1] *= correction;
-        }
-      }
-    }
-}
 
 // Keys [first, first + kStep) of the sequence, which are those from `at` on in the tiles.
 template <int D, bool kMasked>
-__device__ inline void forward_step(Running<D>& r, const bf16* queries, int row_in_tile, const bf16* keys,
-                                    const bf16* values, int at, int first, int row, float scale_log2) {
+__device__ inline void forward_step(FlashRows<D, M>& r, const bf16* queries, int row_in_tile,
+                                    const bf16* keys, const bf16* values, int at, int first, int row,
+                                    float scale_log2) {
   if (first > row + 16 * M - 1) return;  // all in the future of this warp's rows
-  Scores<D> s;
+  float s[M][kStep<D> / 8][4];
   multiply_tiles<D>(s, queries, row_in_tile, keys, at);
-  if (kMasked || first + kStep<D> - 1 > row) hide<D>(s, r, first, row);
-  weigh<D>(s, r, scale_log2);
+  if (kMasked || first + kStep<D> - 1 > row) hide(s, r, first, row);
+  weigh(s, r, scale_log2);
   multiply_rounded<D>(r.out, s, values, at);
-}
-
-// Divides by the sums; out, and lse where it is wanted.
-template <int D>
-__device__ inline void finish(const FlashArgs& a, Running<D>& r, bf16* tile, int row, int head_of_all,
-                              int first) {
-  const std::int64_t b = head_of_all / a.heads, head = head_of_all % a.heads;
-  float factor[M][2];
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = r.sum[m][half];
-      sum += __shfl_xor_sync(kWholeWarp, sum, 1);
-      sum += __shfl_xor_sync(kWholeWarp, sum, 2);
-      factor[m][half] = 1 / sum;
-      const int at = first + row + 16 * m + 8 * half + lane_of_warp() / 4;
-      if (a.lse && lane_of_warp() % 4 == 0 && at < a.context)
-        a.lse[std::int64_t{head_of_all} * a.context + at] = r.largest[m][half] * a.scale + logf(sum);
-    }
-  write_rows<D>(r.out, factor, tile, row, a.out_written + b * a.context * a.width + head * D, a.width, first,
-                a.context);
 }
 
 template <int D, bool kMasked>
@@ -139,17 +56,8 @@ __global__ void __launch_bounds__(kFlashThreads, 2) flash_forward_kernel(const F
     copy_tile<D, kKeys>(key_tiles + kKeys * D, v, a.packed, last_tile * kKeys, a.context);
     copies_commit();
 
-    Running<D> r;
-    clear(r.out);
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        r.largest[m][half] = -INFINITY;
-        r.sum[m][half] = 0;
-        r.first_key[m][half] =
-            kMasked ? a.visible.first_key(b, first + row + 16 * m + 8 * half + lane_of_warp() / 4) : 0;
-      }
+    FlashRows<D, M> r;
+    begin_rows<kMasked>(r, a.visible, b, first + row);
     for (int tile = last_tile; tile >= first_tile; --tile) {
       const int now = (last_tile - tile) % 2;
       copies_wait<0>();
@@ -166,16 +74,17 @@ __global__ void __launch_bounds__(kFlashThreads, 2) flash_forward_kernel(const F
         forward_step<D, kMasked>(r, query_tile, row, keys, keys + kKeys * D, at, tile * kKeys + at,
                                  first + row, a.scale_log2);
     }
-    finish<D>(a, r, query_tile, row, recomputed(item.head), recomputed(first));
+    finish_rows(a, r, query_tile, row, recomputed(item.head), recomputed(first));
     __syncthreads();  // the tiles are free for the next piece
   }
 }
 
 }  // namespace
 
-bool flash_fits(const HeadLayout& layout, double scale, const Tensor& qkv) {
-  return qkv.dtype == DType::bf16 && (layout.head_dim == 64 || layout.head_dim == 128) && scale > 0 &&
-         reinterpret_cast<std::uintptr_t>(qkv.data) % 16 == 0 && layout.context < (1 << 30) &&
+bool flash_fits(const HeadLayout& layout, double scale, std::initializer_list<Tensor> tensors) {
+  for (const Tensor& t : tensors)
+    if (t.dtype != DType::bf16 || reinterpret_cast<std::uintptr_t>(t.data) % 16 != 0) return false;
+  return (layout.head_dim == 64 || layout.head_dim == 128) && scale > 0 && layout.context < (1 << 30) &&
          layout.batch * layout.heads < (1 << 30);
 }
 
@@ -204,11 +113,15 @@ FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& 
 
 bool flash_attention(CudaBackend& backend, const HeadLayout& layout, double scale, const Tensor& qkv,
                      const Tensor& out, const Tensor& lse, const AttentionMask& mask) {
-  if (!flash_fits(layout, scale, qkv)) return false;
+  if (!flash_fits(layout, scale, {qkv, out})) return false;
   FlashArgs a = flash_arguments(layout, scale, qkv, mask, kRows, layout.heads);
   if (a.items == 0) return true;
   a.out_written = out.as<bf16>();
   a.lse = lse ? lse.as<float>() : nullptr;
+  if (flash_has_wgmma(backend)) {
+    flash_attention_wgmma(backend, layout, a);
+    return true;
+  }
   with_flash_kernel(layout, a.visible, [&](auto D, auto masked) {
     constexpr std::size_t kShared = (kRows + 4 * kKeys) * D * sizeof(bf16);
     launch(backend.stream(), {backend.blocks_for(a.items, 1 << 16), kFlashThreads, kShared},

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <initializer_list>
+#include <type_traits>
+
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/flash_attention_tiles.h"
 
@@ -7,12 +10,18 @@
 
 namespace spectrain {
 
-// Whether the kernels take this: bf16, head_dim 64 or 128, rows that can be copied 16 bytes at a time.
-bool flash_fits(const HeadLayout& layout, double scale, const Tensor& qkv);
+// Whether the kernels take this: bf16, head_dim 64 or 128, rows (of all `tensors`) that can be copied 16
+// bytes at a time.
+bool flash_fits(const HeadLayout& layout, double scale, std::initializer_list<Tensor> tensors);
 
 // For blocks of `rows` rows of `heads` heads in each sequence.
 FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& qkv,
                           const AttentionMask& mask, int rows, std::int64_t heads);
+
+// The forward pass with wgmma (flash_attention_wgmma.cu): whether it may run, and itself. Of `arguments` all
+// but what says how the work is cut.
+bool flash_has_wgmma(const CudaBackend& backend);
+void flash_attention_wgmma(CudaBackend& backend, const HeadLayout& layout, const FlashArgs& arguments);
 
 // dk and dv, from all of `arguments` but what says how the work is cut (flash_attention_keys.cu).
 void flash_attention_keys(CudaBackend& backend, const HeadLayout& layout, const FlashArgs& arguments);

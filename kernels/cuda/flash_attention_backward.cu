@@ -163,7 +163,7 @@ void run_dq(CudaBackend& backend, const FlashArgs& a) {
 bool flash_attention_backward(CudaBackend& backend, const HeadLayout& layout, double scale,
                               const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                               const Tensor& dqkv, const AttentionMask& mask) {
-  if (!flash_fits(layout, scale, qkv)) return false;
+  if (!flash_fits(layout, scale, {dout, qkv, out, dqkv})) return false;
   FlashArgs a = flash_arguments(layout, scale, qkv, mask, kQueries, layout.heads);
   if (a.items == 0) return true;
   a.out = out.as<bf16>();

@@ -46,21 +46,31 @@ void on_every_backend(const std::function<void(Backend&)>& body) {
   on_every_cpu(body);
 #if !defined(__SANITIZE_THREAD__)
   for (const auto order : {emulator::Order::ascending, emulator::Order::descending}) {
-    SCOPED_TRACE(order == emulator::Order::ascending ? "emulated" : "emulated backwards, two blocks");
+    SCOPED_TRACE(order == emulator::Order::ascending ? "emulated"
+                                                     : "emulated backwards, two blocks, not Hopper");
     emulator::set_order(order);
     CudaOptions options;
-    if (order == emulator::Order::descending) options.max_blocks = 2;
+    if (order == emulator::Order::descending) {
+      options.max_blocks = 2;
+      options.most_capability = 80;
+    }
     const auto backend = make_device_as_host(make_emulated_cuda_backend(options));
     body(*backend);
     emulator::set_order(emulator::Order::ascending);
   }
 #endif
-  std::string reason;
-  auto gpu = make_cuda_backend({}, reason);
-  if (!gpu) return;  // said by the kernel tests that are skipped
-  SCOPED_TRACE("a GPU");
-  const auto backend = make_device_as_host(std::move(gpu));
-  body(*backend);
+  // With the library's kernels, with the program's own, and with those for older GPUs.
+  for (const int own : {0, 1, 2}) {
+    std::string reason;
+    CudaOptions options;
+    options.cudnn = own == 0;
+    options.most_capability = own == 2 ? 80 : 0;
+    auto gpu = make_cuda_backend(options, reason);
+    if (!gpu) return;  // said by the kernel tests that are skipped
+    SCOPED_TRACE("a GPU, " + std::to_string(own));
+    const auto backend = make_device_as_host(std::move(gpu));
+    body(*backend);
+  }
 }
 
 // All tensors of one attention and its gradient.
