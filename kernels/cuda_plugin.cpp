@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -78,6 +79,21 @@ CudaListing list_cuda_devices(const std::string& path) {
   listing.architectures = system.architectures;
   return listing;
 }
+
+std::vector<CudaLibrary> list_cuda_libraries(const std::string& path) {
+  std::string reason;
+  const CudaPlugin* const plugin = load(path, reason);
+  if (plugin == nullptr || plugin->list_libraries == nullptr) return {};
+  std::vector<CudaPluginLibrary> found(8);
+  const std::int32_t count = plugin->list_libraries(found.data(), static_cast<std::int32_t>(found.size()));
+  found.resize(std::min(found.size(), static_cast<std::size_t>(count)));
+  std::vector<CudaLibrary> libraries;
+  for (const CudaPluginLibrary& l : found)
+    libraries.push_back({l.name, l.version, l.path, l.problem, l.without});
+  return libraries;
+}
+
+const char* cuda_plugin_interface() { return SPECTRAIN_INTERFACE; }
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options, std::string& reason,
                                            const std::string& path) {

@@ -22,6 +22,15 @@ struct CudaDevice {
   std::string problem;       // why this one cannot be used, a clause without a full stop; empty: it can
 };
 
+// A library of NVIDIA's that the plug-in opens when it is needed.
+struct CudaLibrary {
+  std::string name;     // "cuDNN"
+  std::string version;  // "9.19.0"; empty where it cannot be used
+  std::string path;     // of the file that was opened; empty where none was
+  std::string problem;  // why it cannot be used, a clause without a full stop; empty: it can
+  std::string without;  // what that means, likewise
+};
+
 struct CudaListing {
   std::vector<CudaDevice> devices;
   std::string reason;       // why there is no device, a clause without a full stop; empty where there is one
@@ -36,6 +45,13 @@ std::string cuda_plugin_path();
 
 // The devices the plug-in at `path` sees. The first call for a path loads it; it is never unloaded.
 CudaListing list_cuda_devices(const std::string& path = cuda_plugin_path());
+
+// The libraries that the plug-in at `path` would use, found or not; empty where the plug-in cannot be loaded.
+// Opens them all, which takes a moment.
+std::vector<CudaLibrary> list_cuda_libraries(const std::string& path = cuda_plugin_path());
+
+// What a plug-in must say of itself to belong to this program.
+const char* cuda_plugin_interface();
 
 // The CUDA backend on a device; null, and a clause without a full stop, where there is none or it cannot be
 // used.

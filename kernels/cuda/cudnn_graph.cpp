@@ -181,8 +181,8 @@ void write_forward(Writer& w, Tensors& t) {
   w.matmul(p, v, out);
 }
 
-// dk or dv = a^T b. With fewer key heads than query heads each query head has a gradient of its own, and
-// those of a group are added.
+// dk or dv = a^T b. With fewer key heads than query heads each query head has a gradient of its own, in bf16
+// as in NVIDIA's pattern, and those of a group are added: one rounding more than the own kernels make.
 void write_key_gradient(Writer& w, Tensors& t, const Node& a, const Node& b, const Node& result) {
   const Node a_t = w.transposed(a, t.scores_transposed(), CUDNN_DATA_BFLOAT16);
   if (result.dims[1] == b.dims[1]) {

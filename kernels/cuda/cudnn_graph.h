@@ -8,10 +8,11 @@
 #include "kernels/cuda/cudnn_descriptor.h"
 
 // Causal attention as cuDNN's fused engines know it. Such an engine is not called by name: one describes the
-// arithmetic operation by operation, and an engine recognises the whole pattern. The patterns are those that
-// NVIDIA documents for its frontend (docs.nvidia.com/deeplearning/cudnn, "Attention"; the operations in their
-// order can be read in the published headers of github.com/NVIDIA/cudnn-frontend): another order of the same
-// arithmetic is "not supported".
+// arithmetic operation by operation, and an engine recognises the whole pattern; what it does not recognise
+// is "not supported". The patterns are those of NVIDIA's own frontend (docs.nvidia.com/deeplearning/cudnn,
+// "Attention"; the operations in their order can be read in the headers of github.com/NVIDIA/cudnn-frontend).
+// What a recognised graph computes is what it says, also where that is no attention: hence both is tested,
+// that it is recognised and that its arithmetic is right (tests/kernels/cudnn_graph_test.cpp).
 
 namespace spectrain {
 

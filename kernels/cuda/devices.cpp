@@ -3,9 +3,13 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdio>
+#include <iterator>
+#include <string>
 
 #include "kernels/cuda/architectures.h"
+#include "kernels/cuda/library.h"
 #include "kernels/cuda/plugin.h"
+#include "kernels/error.h"
 
 namespace spectrain {
 namespace {
@@ -58,7 +62,74 @@ void describe(int index, CudaPluginDevice& device) {
         device.major, device.minor);
 }
 
+// Versions in the three libraries' own ways: functions that exist in every version of them, so that headers
+// are not needed to ask.
+std::string dotted(long long version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version % 10000 / 100) + "." +
+         std::to_string(version % 100);
+}
+std::string cublaslt_version(const Library& library) {
+  return dotted(static_cast<long long>(library.function<std::size_t (*)()>("cublasLtGetVersion")()));
+}
+std::string cudnn_version(const Library& library) {
+  return dotted(static_cast<long long>(library.function<std::size_t (*)()>("cudnnGetVersion")()));
+}
+std::string nccl_version(const Library& library) {
+  int version = 0;
+  library.function<int (*)(int*)>("ncclGetVersion")(&version);
+  return dotted(version);
+}
+
+struct KnownLibrary {
+  const char* name;
+  const char* soname;
+  std::string (*version)(const Library& library);
+  const char* not_built;  // why this build does not use it although it may be there; null: it does
+  const char* without;
+};
+
+#define SPECTRAIN_TEXT_OF(x) #x
+#define SPECTRAIN_TEXT(x) SPECTRAIN_TEXT_OF(x)
+constexpr KnownLibrary kLibraries[] = {
+    {"cuBLASLt", "libcublasLt.so." SPECTRAIN_TEXT(SPECTRAIN_CUDA_MAJOR), cublaslt_version, nullptr,
+     "without it nothing can be computed on a GPU"},
+    {"cuDNN", "libcudnn.so.9", cudnn_version,
+     SPECTRAIN_CUDNN ? nullptr : "this build was made without its headers",
+     "attention is computed by the program's own kernels"},
+    {"NCCL", "libnccl.so.2", nccl_version, nullptr, "several GPUs cannot work together"},
+};
+
+void describe(const KnownLibrary& known, CudaPluginLibrary& described) {
+  described = {};
+  say(described.name, "%s", known.name);
+  say(described.without, "%s", known.without);
+  const Library library = Library::open(known.name, known.soname);
+  if (!library) {
+    say(described.problem, "%s", library.why_not().c_str());
+    return;
+  }
+  say(described.path, "%s", library.path().c_str());
+  if (known.not_built != nullptr) {
+    say(described.problem, "%s", known.not_built);
+    return;
+  }
+  try {
+    say(described.version, "%s", known.version(library).c_str());
+  } catch (const Error& e) {
+    say(described.problem, "%s", e.what());
+  }
+}
+
 }  // namespace
+
+std::int32_t list_cuda_libraries(CudaPluginLibrary* libraries, std::int32_t capacity) {
+  std::int32_t i = 0;
+  for (const KnownLibrary& known : kLibraries) {
+    if (i < capacity) describe(known, libraries[i]);
+    ++i;
+  }
+  return i;
+}
 
 std::int32_t list_cuda_devices(CudaPluginSystem* system, CudaPluginDevice* devices, std::int32_t capacity) {
   *system = {};

@@ -23,6 +23,6 @@ Backend* make_backend(const CudaOptions* options, char* reason, std::size_t capa
 
 const spectrain::CudaPlugin* spectrain_cuda_plugin() {
   static constexpr spectrain::CudaPlugin kPlugin = {SPECTRAIN_INTERFACE, spectrain::list_cuda_devices,
-                                                    spectrain::make_backend};
+                                                    spectrain::list_cuda_libraries, spectrain::make_backend};
   return &kPlugin;
 }

@@ -31,18 +31,31 @@ struct CudaPluginSystem {
   char reason[512];              // why there is no device: one clause; empty where there is one
 };
 
+// A library of NVIDIA's that the plug-in opens when it is needed.
+struct CudaPluginLibrary {
+  char name[32];      // "cuDNN"
+  char version[32];   // "9.19.0"; empty where it cannot be used
+  char path[512];     // of the file that was opened; empty where none was
+  char problem[768];  // why it cannot be used: one clause; empty where it can
+  char without[128];  // what that means: one clause
+};
+
 struct CudaPlugin {
   const char*
       interface;  // a hash of the headers both sides share; stays the first member, whatever else changes
   // Fills `system` and the first `capacity` of `devices`; returns how many devices there are, which may be
   // more. Needs no driver and makes no context on a device.
   std::int32_t (*list_devices)(CudaPluginSystem* system, CudaPluginDevice* devices, std::int32_t capacity);
+  // Opens them: some hundred megabytes are mapped, no device is touched. Fills the first `capacity`, returns
+  // how many there are.
+  std::int32_t (*list_libraries)(CudaPluginLibrary* libraries, std::int32_t capacity);
   // A backend on one device, owned by the caller; its functions throw Error. Null: `reason` says why not.
   Backend* (*make_backend)(const CudaOptions* options, char* reason, std::size_t capacity);
 };
 
 static_assert(std::is_trivial_v<CudaPluginDevice> && std::is_standard_layout_v<CudaPluginDevice>);
 static_assert(std::is_trivial_v<CudaPluginSystem> && std::is_standard_layout_v<CudaPluginSystem>);
+static_assert(std::is_trivial_v<CudaPluginLibrary> && std::is_standard_layout_v<CudaPluginLibrary>);
 static_assert(std::is_trivial_v<CudaPlugin> && std::is_standard_layout_v<CudaPlugin>);
 
 // The one function the plug-in exports, and its name; what it returns lives as long as the process.

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -31,6 +32,7 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 
 const std::string kEngines = SPECTRAIN_BINARY_DIR "/cudnn_engines";
+const std::string kArithmetic = SPECTRAIN_BINARY_DIR "/cudnn_arithmetic";
 const std::string kH100 = SPECTRAIN_SOURCE_DIR "/tests/kernels/cudnn/h100_device_properties.json";
 
 struct Found {
@@ -66,16 +68,22 @@ Found parse(std::istringstream& line) {
   return found;
 }
 
-Outcome engines(const HeadLayout& l) {
+// A program with a layout; its output.
+Outcome started(const std::string& program, const HeadLayout& l) {
   std::ostringstream command;
-  command << "'" << kEngines << "' '" << kH100 << "' " << l.batch << " " << l.heads << " " << l.kv_heads
-          << " " << l.head_dim << " " << l.context << " 2>&1";
+  command << program << " " << l.batch << " " << l.heads << " " << l.kv_heads << " " << l.head_dim << " "
+          << l.context << " 2>&1";
   Outcome outcome;
   FILE* const pipe = popen(command.str().c_str(), "r");
   char buffer[4096];
   for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) outcome.text.append(buffer, n);
   const int status = pclose(pipe);
   if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
+  return outcome;
+}
+
+Outcome engines(const HeadLayout& l) {
+  Outcome outcome = started("'" + kEngines + "' '" + kH100 + "'", l);
   std::istringstream lines(outcome.text);
   for (std::string line; outcome.code == 0 && std::getline(lines, line);) {
     std::istringstream words(line);
@@ -123,10 +131,10 @@ TEST_P(CudnnGraph, CudnnHasHopperKernelsForIt) {
 INSTANTIATE_TEST_SUITE_P(Layouts, CudnnGraph,
                          ::testing::Combine(::testing::Values(64, 128), ::testing::Values(4, 12),
                                             ::testing::Values(1000, 1024, 4096)),
-                         [](const auto& info) {
-                           return "D" + std::to_string(std::get<0>(info.param)) + "_kv" +
-                                  std::to_string(std::get<1>(info.param)) + "_T" +
-                                  std::to_string(std::get<2>(info.param));
+                         [](const auto& test) {
+                           return "D" + std::to_string(std::get<0>(test.param)) + "_kv" +
+                                  std::to_string(std::get<1>(test.param)) + "_T" +
+                                  std::to_string(std::get<2>(test.param));
                          });
 
 TEST(CudnnGraphRefused, AHeadThatIsTooWideIsNoKernel) {
@@ -137,6 +145,27 @@ TEST(CudnnGraphRefused, AHeadThatIsTooWideIsNoKernel) {
   EXPECT_THAT(outcome.passes.at("backward").engines, IsEmpty()) << outcome.text;
   EXPECT_EQ(outcome.passes.at("backward").code, 3000);  // not supported, in words: no kernel
 }
+
+class CudnnArithmetic : public ::testing::TestWithParam<HeadLayout> {};
+
+// A graph with dk and dv exchanged is recognised, too: so its operations are also done one by one.
+TEST_P(CudnnArithmetic, IsAttentionAndItsGradient) {
+  if (!std::filesystem::exists(kArithmetic)) GTEST_SKIP() << "built without CUDA or without cuDNN's headers";
+  const Outcome outcome = started("'" + kArithmetic + "'", GetParam());
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 3) << outcome.text;
+}
+
+std::string layout_name(const ::testing::TestParamInfo<HeadLayout>& info) {
+  const HeadLayout& l = info.param;
+  return "B" + std::to_string(l.batch) + "_T" + std::to_string(l.context) + "_H" + std::to_string(l.heads) +
+         "_kv" + std::to_string(l.kv_heads) + "_D" + std::to_string(l.head_dim);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, CudnnArithmetic,
+                         ::testing::Values(HeadLayout{2, 12, 4, 4, 8}, HeadLayout{2, 9, 4, 2, 8},
+                                           HeadLayout{1, 7, 6, 1, 16}, HeadLayout{3, 1, 2, 2, 8}),
+                         layout_name);
 
 // ---- on a GPU
 
@@ -211,7 +240,8 @@ TEST_P(CudnnOnAGpu, AgreesWithTheOwnKernelsAndWithItself) {
 INSTANTIATE_TEST_SUITE_P(Layouts, CudnnOnAGpu,
                          ::testing::Values(HeadLayout{4, 1024, 12, 12, 64}, HeadLayout{2, 1024, 6, 6, 128},
                                            HeadLayout{3, 512, 12, 4, 64}, HeadLayout{2, 1000, 8, 2, 128},
-                                           HeadLayout{1, 4096, 4, 4, 64}));
+                                           HeadLayout{1, 4096, 4, 4, 64}),
+                         layout_name);
 
 }  // namespace
 }  // namespace spectrain

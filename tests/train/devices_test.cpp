@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -51,10 +52,14 @@ const std::string kOnCuda =
 
 // Compiles a library to `out`; false where there is no compiler.
 bool compile(const ScratchDirectory& scratch, const std::string& source, const std::string& out) {
+  if (shell("c++ --version").code != 0) return false;
   put_contents(scratch / "library.cpp", source);
-  return shell("c++ -std=c++20 -shared -fPIC -I " + quoted(SPECTRAIN_SOURCE_DIR) + " -o " + quoted(out) +
-               " " + quoted(scratch / "library.cpp"))
-             .code == 0;
+  const Outcome compiled = shell(
+      "c++ -std=c++20 -shared -fPIC -DINTERFACE='\"" + std::string(cuda_plugin_interface()) + "\"' -I " +
+      quoted(SPECTRAIN_SOURCE_DIR) + " -o " + quoted(out) + " " + quoted(scratch / "library.cpp"));
+  // The test's own source is at fault, which must not pass for a machine without a compiler.
+  EXPECT_EQ(compiled.code, 0) << compiled.text;
+  return true;
 }
 
 bool compile_plugin(const ScratchDirectory& scratch, const std::string& body, const std::string& out) {
@@ -66,12 +71,21 @@ bool compile_plugin(const ScratchDirectory& scratch, const std::string& body, co
 constexpr const char* kTwoGpus = R"(
 std::int32_t list(CudaPluginSystem* s, CudaPluginDevice* d, std::int32_t capacity) {
   *s = {13000, 13010, "90a-real", ""};
-  if (capacity >= 1) d[0] = {0, 9, 0, 132, 85017493504, "Test GPU", ""};
+  if (capacity >= 1) d[0] = {0, 9, 0, 132, 85017493504, "NVIDIA H100 80GB HBM3", ""};
   if (capacity >= 2) d[1] = {1, 8, 0, 108, 42949672960, "Older test GPU", "this build has no code for it"};
   return 2;
 }
+std::int32_t libraries(CudaPluginLibrary* l, std::int32_t) {
+  l[0] = {"cuTest", "1.2.3", "/opt/libcuTest.so.1", "", "nothing works"};
+  l[1] = {"cuGone", "", "", "cuGone (libcuGone.so.9) is nowhere", "attention is computed by hand"};
+  return 2;
+}
+Backend* make(const CudaOptions*, char* reason, std::size_t capacity) {
+  std::snprintf(reason, capacity, "it is only played");
+  return nullptr;
+}
 const CudaPlugin* spectrain_cuda_plugin() {
-  static const CudaPlugin p{kCudaInterfaceVersion, list};
+  static const CudaPlugin p{INTERFACE, list, libraries, make};
   return &p;
 }
 )";
@@ -84,7 +98,9 @@ TEST(Devices, TheProgramListsTheCpuAndSaysWhyThereIsNoGpu) {
   if (expected.devices.empty()) {
     ASSERT_FALSE(expected.reason.empty());
     EXPECT_EQ(line_of(devices.text, "cuda  "), "cuda  none: " + expected.reason);
-    EXPECT_EQ(std::count(devices.text.begin(), devices.text.end(), '\n'), 2) << devices.text;
+    if (expected.runtime_version == 0) {
+      EXPECT_EQ(std::count(devices.text.begin(), devices.text.end(), '\n'), 2) << devices.text;
+    }
   } else {
     EXPECT_THAT(line_of(devices.text, "cuda  0: "), HasSubstr(expected.devices.front().name));
   }
@@ -98,11 +114,12 @@ TEST(Devices, HelpKnowsIt) {
 }
 
 TEST(Devices, CudaIsRefusedWithTheReasonAndTheWayOut) {
+  if (!list_cuda_devices(kPlugin).devices.empty()) GTEST_SKIP() << "there is a GPU";
   const Outcome outcome = shell(quoted(kProgram) + kOnCuda);
   EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.text, StartsWith("spectrain: compute.device is cuda, but "));
   EXPECT_THAT(outcome.text, HasSubstr(list_cuda_devices(kPlugin).reason));
-  EXPECT_THAT(outcome.text, EndsWith("this version trains on the CPU only; use --device cpu\n"));
+  EXPECT_THAT(outcome.text, EndsWith("--device cpu\n"));
   EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 1) << outcome.text;
 }
 
@@ -124,23 +141,29 @@ TEST(Devices, GpusAreListedWithWhatIsWrongWithThem) {
   EXPECT_EQ(devices.code, 0);
   EXPECT_THAT(devices.text, StartsWith("cpu   "));
   EXPECT_THAT(devices.text,
-              EndsWith("\ncuda  0: Test GPU, compute capability 9.0, 132 SMs, 79.2 GiB\n"
-                       "cuda  1: Older test GPU, compute capability 8.0, 108 SMs, 40.0 GiB\n"
+              EndsWith("\ncuda  0: NVIDIA H100 80GB HBM3, compute capability 9.0, 132 SMs, 79.2 GiB, "
+                       "data sheet 989 TFLOP/s in bf16 and 3.35 TB/s\n"
+                       "cuda  1: Older test GPU, compute capability 8.0, 108 SMs, 40.0 GiB, data sheet n/a\n"
                        "      not usable: this build has no code for it\n"
-                       "      driver for CUDA 13.1, runtime 13.0, code for 90a-real; this version "
-                       "trains on the CPU only\n"));
+                       "      driver for CUDA 13.1\n"
+                       "      runtime 13.0, code for 90a-real\n"
+                       "      cuTest 1.2.3, /opt/libcuTest.so.1\n"
+                       "      cuGone is not used: cuGone (libcuGone.so.9) is nowhere; attention is "
+                       "computed by hand\n"));
   const Outcome refused = shell(quoted(scratch / "spectrain") + kOnCuda);
   EXPECT_EQ(refused.code, 2);
-  EXPECT_EQ(refused.text,
-            "spectrain: compute.device is cuda, but this version trains on the CPU only; use --device cpu\n");
+  EXPECT_THAT(refused.text, StartsWith("spectrain: compute.device is cuda, but "));
+  EXPECT_THAT(refused.text, EndsWith("--device cpu\n"));
+  EXPECT_EQ(std::count(refused.text.begin(), refused.text.end(), '\n'), 1) << refused.text;
 }
 
 TEST(Devices, ThePlugInOfAnotherVersionIsRefused) {
   const ScratchDirectory scratch;
-  if (!compile_plugin(scratch,
-                      "const CudaPlugin* spectrain_cuda_plugin() {\n"
-                      "  static const CudaPlugin p{kCudaInterfaceVersion + 1, nullptr};\n  return &p;\n}\n",
-                      scratch / "other.so"))
+  if (!compile_plugin(
+          scratch,
+          "const CudaPlugin* spectrain_cuda_plugin() {\n"
+          "  static const CudaPlugin p{\"older\" INTERFACE, nullptr, nullptr, nullptr};\n  return &p;\n}\n",
+          scratch / "other.so"))
     GTEST_SKIP() << "no c++ to compile a plug-in with";
   const CudaListing listing = list_cuda_devices(scratch / "other.so");
   EXPECT_TRUE(listing.devices.empty());
@@ -160,7 +183,7 @@ std::int32_t list(CudaPluginSystem* s, CudaPluginDevice* d, std::int32_t capacit
   return 40;
 }
 const CudaPlugin* spectrain_cuda_plugin() {
-  static const CudaPlugin p{kCudaInterfaceVersion, list};
+  static const CudaPlugin p{INTERFACE, list, nullptr, nullptr};
   return &p;
 }
 )",
@@ -200,6 +223,38 @@ TEST_F(RealPlugIn, LoadsAndAnswersOnAnyMachine) {
   if (listing.driver_version == 0) {
     EXPECT_EQ(listing.reason, "no NVIDIA driver was found (a container must be started with its GPUs)");
   }
+}
+
+TEST_F(RealPlugIn, SaysOfEachLibraryWhereItIsOrWhyItIsNotUsed) {
+  const std::vector<CudaLibrary> libraries = list_cuda_libraries(kPlugin);
+  ASSERT_EQ(libraries.size(), 3u);
+  const Outcome devices = shell(quoted(kProgram) + " devices");
+  EXPECT_EQ(devices.code, 0) << devices.text;
+  const char* names[] = {"cuBLASLt", "cuDNN", "NCCL"};
+  for (std::size_t i = 0; i < libraries.size(); ++i) {
+    const CudaLibrary& l = libraries[i];
+    EXPECT_EQ(l.name, names[i]);
+    EXPECT_NE(l.version.empty(), l.problem.empty()) << l.name << ": either a version or a problem";
+    EXPECT_FALSE(l.without.empty());
+    const std::string line = line_of(devices.text, "      " + l.name + " ");
+    if (l.problem.empty()) {
+      EXPECT_THAT(l.version, ::testing::MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+"));
+      EXPECT_TRUE(std::filesystem::exists(l.path)) << l.path;
+      EXPECT_EQ(line, "      " + l.name + " " + l.version + ", " + l.path);
+    } else {
+      EXPECT_EQ(line, "      " + l.name + " is not used: " + l.problem + "; " + l.without);
+    }
+  }
+}
+
+// NVIDIA's own tools would: a listing that holds memory on each GPU is in the way of those who use them.
+TEST_F(RealPlugIn, ListsWithoutAContext) {
+  if (list_cuda_devices(kPlugin).devices.empty()) GTEST_SKIP() << list_cuda_devices(kPlugin).reason;
+  const Outcome apps = shell("nvidia-smi --query-compute-apps=pid --format=csv,noheader");
+  if (apps.code != 0) GTEST_SKIP() << "nvidia-smi was not found";
+  list_cuda_libraries(kPlugin);
+  EXPECT_THAT(shell("nvidia-smi --query-compute-apps=pid --format=csv,noheader").text,
+              Not(HasSubstr(std::to_string(getpid()))));
 }
 
 TEST_F(RealPlugIn, DescribesTheGpus) {
@@ -268,7 +323,7 @@ TEST_F(RealPlugIn, ExportsItsEntryAloneAndCarriesItsRuntime) {
   EXPECT_THAT(symbols.text, EndsWith(" T spectrain_cuda_plugin\n"));
   const Outcome dynamic = shell("readelf -d " + quoted(kPlugin));
   EXPECT_THAT(dynamic.text, HasSubstr("[$ORIGIN]"));
-  for (const char* library : {"libcudart", "libcuda.so"})
+  for (const char* library : {"libcudart", "libcuda.so", "libcublas", "libcudnn", "libnccl"})
     EXPECT_THAT(dynamic.text, Not(HasSubstr(std::string("[") + library)));
 }
 
