@@ -16,6 +16,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kAtOnce = 2;  // packs of each input in flight
+// Of each multiprocessor: not what fits at a time but as many as there is work for. They are given out as
+// others end, so that none is left alone with the last tenth of the work; the loops are for tensors beyond
+// that.
+constexpr int kBlocks = 1 << 14;
 
 // ---- what is done with an element: a, and b where there is a second input
 
@@ -90,7 +94,7 @@ void elementwise(CudaBackend& backend, const T* a, const T* b, T* y, std::int64_
   if (n == 0) return;
   const bool packs = aligned(a) && aligned(b) && aligned(y);
   const std::int64_t tile = std::int64_t{kThreads} * kAtOnce * (packs ? kPack<T> : 1);
-  const Grid grid{backend.blocks_for((n + tile - 1) / tile, 2048 / kThreads), kThreads};
+  const Grid grid{backend.blocks_for((n + tile - 1) / tile, kBlocks), kThreads};
   launch(backend.stream(), grid, packs ? elementwise_kernel<T, kPack<T>, F> : elementwise_kernel<T, 1, F>, a,
          b, y, n, f);
 }
@@ -155,7 +159,7 @@ void launch_swiglu(CudaBackend& backend, const SwigluArgs<T>& p, void (*packs)(S
   const bool aligned_rows = packable(p.x, p.width) && aligned(p.y) && aligned(p.dy) && aligned(p.dx) &&
                             n / kPack<T> <= std::numeric_limits<std::uint32_t>::max();
   const std::int64_t threads = aligned_rows ? n / kPack<T> : n;
-  launch(backend.stream(), {backend.blocks_for((threads + kThreads - 1) / kThreads), kThreads},
+  launch(backend.stream(), {backend.blocks_for((threads + kThreads - 1) / kThreads, kBlocks), kThreads},
          aligned_rows ? packs : elements, p);
 }
 

@@ -24,7 +24,8 @@ struct ForwardArgs {
   std::uint32_t zero = 0;  // forget_floats()
 };
 
-constexpr int kWarps = 8;  // rows a block works at, where a warp is enough for one
+constexpr int kWarps = 8;         // rows a block works at, where a warp is enough for one
+constexpr int kBlocks = 1 << 14;  // of each multiprocessor: one for every rows, given out as others end
 constexpr int kLargestBlock = 512;
 
 // One function for norm and add_norm, so that the two agree bit for bit.
@@ -167,14 +168,13 @@ void run(CudaBackend& backend, const ForwardArgs& p) {
   constexpr int kPacks = 4, kElements = 4;  // to a thread, in a block
   const bool packs = all_packable<T>(p.cols, {p.a, p.b, p.x, p.y}, {p.gain, p.bias});
   const auto by_block = [&](Kernel<T> kernel, std::int64_t threads) {
-    launch(backend.stream(),
-           {backend.blocks_for(p.rows, static_cast<int>(2048 / threads)), static_cast<unsigned>(threads)},
-           kernel, p);
+    launch(backend.stream(), {backend.blocks_for(p.rows, kBlocks), static_cast<unsigned>(threads)}, kernel,
+           p);
   };
   if (packs) {
     if (const Kernel<T> kernel = kernel_for_warps<T>(p.cols / kPack<T>))
-      return launch(backend.stream(), {backend.blocks_for((p.rows + kWarps - 1) / kWarps), kWarps * kWarp},
-                    kernel, p);
+      return launch(backend.stream(),
+                    {backend.blocks_for((p.rows + kWarps - 1) / kWarps, kBlocks), kWarps * kWarp}, kernel, p);
     const std::int64_t threads = threads_for(p.cols / kPack<T>, kPacks);
     if (threads <= kLargestBlock) return by_block(norm_kernel<T, kPack<T>, kPacks, true>, threads);
   }

@@ -29,8 +29,11 @@ struct BackwardArgs {
 
 constexpr int kWarps = 8;  // rows a block works at, where a warp is enough for one
 constexpr int kLargestBlock = 512;
-// Two blocks of eight warps for each of an H100's 132 multiprocessors: what the registers allow, one wave.
-constexpr std::int64_t kMultiprocessors = 132, kWarpsOfEach = 16;
+// Partitions: so many that an H100 with its 132 multiprocessors has sixteen warps on each, what the registers
+// allow; of many rows up to four times as many, so that it matters less how many fit at once.
+constexpr std::int64_t kMultiprocessors = 132, kWarpsOfEach = 16, kWaves = 4;
+constexpr std::int64_t kRowsOfWarp = 16;  // worth the adding of the warps' sums
+constexpr int kBlocks = 1 << 14;          // of each multiprocessor: given out as others end
 
 // One row by a team; adds to the sums of its columns.
 template <class T, int P, int N, bool kBlock, bool kSums>
@@ -246,21 +249,19 @@ void run(CudaBackend& backend, BackwardArgs p, float* dgain, float* dbias, bool 
   const Plan plan = plan_for<T>(p, all_packable<T>(p.cols, {p.dy, p.x, p.dx}, {p.gain}));
   const std::int64_t teams = plan.threads == 0 ? kWarps : 1;
   const auto threads = static_cast<unsigned>(plan.threads == 0 ? kWarps * kWarp : plan.threads);
-  const std::int64_t blocks_of_each = std::max<std::int64_t>(1, kWarpsOfEach / (threads / kWarp));
-  p.partitions = std::min(kMultiprocessors * blocks_of_each, (p.rows + teams - 1) / teams);
+  const std::int64_t wave = kMultiprocessors * std::max<std::int64_t>(1, kWarpsOfEach / (threads / kWarp));
+  p.partitions =
+      std::min(std::clamp(p.rows / (kRowsOfWarp * teams), wave, kWaves * wave), (p.rows + teams - 1) / teams);
   const bool parameters = dgain || dbias;
   if (!parameters) {
     if (p.rows == 0) return;
-    return launch(
-        backend.stream(),
-        {backend.blocks_for((p.rows + teams - 1) / teams, static_cast<int>(2048 / threads)), threads},
-        plan.kernel, p);
+    return launch(backend.stream(), {backend.blocks_for((p.rows + teams - 1) / teams, kBlocks), threads},
+                  plan.kernel, p);
   }
   const std::size_t row = 2 * static_cast<std::size_t>(p.cols) * sizeof(float);
   p.sums = static_cast<float*>(backend.scratch(static_cast<std::size_t>(p.partitions) * row));
   if (p.rows > 0)
-    launch(backend.stream(),
-           {backend.blocks_for(p.partitions, static_cast<int>(blocks_of_each)), threads, teams > 1 ? row : 0},
+    launch(backend.stream(), {backend.blocks_for(p.partitions, kBlocks), threads, teams > 1 ? row : 0},
            plan.with_sums, p);
   launch(backend.stream(),
          {backend.blocks_for((2 * p.cols + kSumColumns - 1) / kSumColumns), dim3(kSumColumns, kSumRows)},
