@@ -138,9 +138,14 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
     add_member(p, i, master, plan.groups[*group]);
   }
   for (const GroupPlan& g : plan.groups) plan.state_bytes += g.state_bytes;
-  for (const GroupPlan& g : plan.groups)
-    if (!g.members.empty()) plan.workspace_bytes += g.rule->workspace_bytes(g.part_shapes(), master);
   return plan;
+}
+
+std::size_t workspace_bytes(const OptimizerPlan& plan, const Backend& backend) {
+  std::size_t bytes = 0;
+  for (const GroupPlan& g : plan.groups)
+    if (!g.members.empty()) bytes += g.rule->workspace_bytes(g.part_shapes(), backend);
+  return bytes;
 }
 
 std::vector<Piece> whole_parts(const OptimizerPlan& plan) {
@@ -198,7 +203,7 @@ StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> piece
   return layout;
 }
 
-std::string describe(const OptimizerPlan& plan, double clip) {
+std::string describe(const OptimizerPlan& plan, double clip, const Backend& backend) {
   std::vector<std::array<std::string, 8>> rows = {
       {"parameters", "tensors", "numbers", "rule", "lr", "decay", "state", "settings"}};
   for (const GroupPlan& g : plan.groups)
@@ -214,7 +219,7 @@ std::string describe(const OptimizerPlan& plan, double clip) {
     text += fmt::format("{:<{}}  {:>{}}  {:>{}}  {:<{}}  {:>{}}  {:>{}}  {:>{}}  {}\n", row[0], width[0],
                         row[1], width[1], row[2], width[2], row[3], width[3], row[4], width[4], row[5],
                         width[5], row[6], width[6], row[7]);
-  text += fmt::format("workspace {}, {}\n", megabytes(plan.workspace_bytes),
+  text += fmt::format("workspace {}, {}\n", megabytes(workspace_bytes(plan, backend)),
                       clip > 0 ? fmt::format("gradients clipped to norm {}", clip) : "gradients not clipped");
   return text;
 }

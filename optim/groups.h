@@ -43,12 +43,14 @@ struct GroupPlan {
 struct OptimizerPlan {
   std::vector<GroupPlan> groups;
   std::size_t state_bytes = 0;
-  std::size_t workspace_bytes = 0;
 };
 
 // Throws the RequestErrors of Optimizer's constructor.
 OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, const OptimizerConfig& config,
                           DType master);
+
+// What the rules allocate for whole parts, beside their state.
+std::size_t workspace_bytes(const OptimizerPlan& plan, const Backend& backend);
 
 // What is updated at a time: a whole part, or, where the rule is element-wise, a range of a part's elements.
 struct Piece {
@@ -76,6 +78,6 @@ struct StateLayout {
 StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces, DType master);
 
 // The table of Optimizer::describe().
-std::string describe(const OptimizerPlan& plan, double clip);
+std::string describe(const OptimizerPlan& plan, double clip, const Backend& backend);
 
 }  // namespace spectrain

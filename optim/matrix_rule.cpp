@@ -55,33 +55,80 @@ double MatrixRule::flops(const Shape& part) const {
   return sum;
 }
 
-std::size_t MatrixRule::workspace_bytes(std::span<const Shape> parts, DType master) const {
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const Backend& backend) {
+  std::vector<std::vector<std::size_t>> by_shape, batches;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto same = std::find_if(by_shape.begin(), by_shape.end(),
+                                   [&](const auto& found) { return parts[found.front()] == parts[i]; });
+    if (same == by_shape.end())
+      by_shape.push_back({i});
+    else
+      same->push_back(i);
+  }
+  for (const std::vector<std::size_t>& all : by_shape) {
+    const auto most =
+        static_cast<std::size_t>(std::max<std::int64_t>(1, backend.matrices_at_once(parts[all.front()])));
+    const std::size_t chunks = (all.size() + most - 1) / most;
+    for (std::size_t c = 0; c < chunks; ++c)
+      batches.emplace_back(all.begin() + static_cast<std::ptrdiff_t>(all.size() * c / chunks),
+                           all.begin() + static_cast<std::ptrdiff_t>(all.size() * (c + 1) / chunks));
+  }
+  return batches;
+}
+
+namespace {
+
+std::vector<Shape> batch_shapes(std::span<const Shape> parts,
+                                std::span<const std::vector<std::size_t>> batches) {
+  std::vector<Shape> shapes;
+  for (const std::vector<std::size_t>& batch : batches) {
+    const Shape& each = parts[batch.front()];
+    shapes.push_back({static_cast<std::int64_t>(batch.size()), each[0], each[1]});
+  }
+  return shapes;
+}
+
+}  // namespace
+
+std::size_t MatrixRule::workspace_bytes(std::span<const Shape> parts, const Backend& backend) const {
+  const std::vector<Shape> shapes = batch_shapes(parts, batches_of(parts, backend));
   std::size_t bytes = 0;
-  for (const auto& stage : stages_) bytes += stage->workspace_bytes(parts, master);
+  for (const auto& stage : stages_) bytes += stage->workspace_bytes(shapes, backend);
   return bytes;
 }
 
 void MatrixRule::prepare(Backend& backend, std::span<const Shape> parts) {
   backend_ = &backend;
-  for (const auto& stage : stages_) stage->prepare(backend, parts);
+  parts_ = parts.size();
+  batches_ = batches_of(parts, backend);
+  std::size_t most = 0;
+  for (const auto& batch : batches_) most = std::max(most, batch.size());
+  together_.reserve(most);
+  const std::vector<Shape> shapes = batch_shapes(parts, batches_);
+  for (const auto& stage : stages_) stage->prepare(backend, shapes);
 }
 
 void MatrixRule::update(const StepContext& context, std::span<const Part> parts) {
-  for (const Part& part : parts) update(context, part);
+  if (parts.size() != parts_) throw std::logic_error("MatrixRule::update: not the parts of prepare()");
+  for (const std::vector<std::size_t>& batch : batches_) {
+    together_.clear();
+    for (const std::size_t i : batch) together_.push_back(&parts[i]);
+    update(context, together_);
+  }
 }
 
-void MatrixRule::update(const StepContext& context, const Part& part) {
-  Tensor direction = part.gradient;
-  std::span<const Tensor> state = part.state;
+void MatrixRule::update(const StepContext& context, std::span<const Part* const> parts) {
+  MatrixBatch batch{parts, 0};
+  Tensor direction;
   for (const auto& stage : stages_) {
-    const std::size_t slots = stage->state(part.weight.shape).size();
-    direction = stage->apply(context, direction, state.first(slots));
-    state = state.subspan(slots);
+    direction = stage->apply(context, batch, direction);
+    batch.first_slot += stage->state(batch.shape()).size();
   }
   const double lr = settings_.lr * context.lr_factor;
-  const Shape& shape = part.weight.shape;
-  backend_->apply_update(part.weight, 1 - lr * settings_.weight_decay,
-                         lr * shape_factor(settings_.shape_scale, shape[0], shape[1]), direction);
+  const double factor = shape_factor(settings_.shape_scale, batch.shape()[0], batch.shape()[1]);
+  for (std::size_t i = 0; i < parts.size(); ++i)
+    backend_->apply_update(parts[i]->weight, 1 - lr * settings_.weight_decay, lr * factor,
+                           direction.matrix(static_cast<std::int64_t>(i)));
 }
 
 }  // namespace spectrain

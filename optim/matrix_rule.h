@@ -13,22 +13,38 @@
 //
 // A rule of this family is the list of its stages (muon.cpp); a new direction or normalisation is one new
 // stage.
+//
+// Matrices of equal shape go through the stages together, as many at a time as the backend asks for
+// (matrices_at_once): one matrix of a small model does not fill a GPU. On the CPU that is one.
 
 namespace spectrain {
+
+// Some parts of one shape.
+struct MatrixBatch {
+  std::span<const Part* const> parts;
+  std::size_t first_slot = 0;  // where the stage's slots begin in each Part::state
+  std::int64_t size() const { return static_cast<std::int64_t>(parts.size()); }
+  const Shape& shape() const { return parts.front()->weight.shape; }  // of each, [out, in]
+};
 
 class MatrixStage {
  public:
   virtual ~MatrixStage() = default;
   virtual std::vector<StateSlot> state(const Shape&) const { return {}; }
   virtual double flops(const Shape& part) const = 0;
-  // As in UpdateRule. A stage must serve every part with one workspace as large as the largest needs.
-  virtual std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const = 0;
-  virtual void prepare(Backend& backend, std::span<const Shape> parts) = 0;
-  // in [out, in_features]: what the stage before made, which may be overwritten; for the first stage the
-  // gradient, which may not. Returns the stage's result, same shape, f32 or bf16, in `in`'s memory or the
-  // stage's own.
-  virtual Tensor apply(const StepContext& context, const Tensor& in, std::span<const Tensor> state) = 0;
+  // As in UpdateRule, but of the batches [B, out, in] that apply() will be given. A stage must serve every
+  // batch with one workspace as large as the largest needs.
+  virtual std::size_t workspace_bytes(std::span<const Shape> batches, const Backend& backend) const = 0;
+  virtual void prepare(Backend& backend, std::span<const Shape> batches) = 0;
+  // in [B, out, in]: what the stage before made, which may be overwritten; empty for the first stage, which
+  // reads the parts' gradients. Returns the stage's result, same shape, in a dtype that
+  // Backend::apply_update() takes, in `in`'s memory or the stage's own.
+  virtual Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) = 0;
 };
+
+// Which parts are updated together: indices, those of one shape in their order, in chunks of nearly equal
+// size.
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const Backend& backend);
 
 // The factor of ShapeScale for an [out, in] matrix (optimizer.h). Sources: original, K. Jordan 2024;
 // match_rms, Liu et al. 2025 (2502.16982), so that RMS(update) is about 0.2, AdamW's; unit_rms, Bernstein and
@@ -58,16 +74,19 @@ class MatrixRule final : public UpdateRule {
   std::string objection(const Shape& part) const override;
   std::vector<StateSlot> state(const Shape& part) const override;
   double flops(const Shape& part) const override;
-  std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const override;
+  std::size_t workspace_bytes(std::span<const Shape> parts, const Backend& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
 
  private:
-  void update(const StepContext& context, const Part& part);
+  void update(const StepContext& context, std::span<const Part* const> batch);
 
   MatrixRuleSettings settings_;
   std::vector<std::unique_ptr<MatrixStage>> stages_;
   Backend* backend_ = nullptr;
+  std::vector<std::vector<std::size_t>> batches_;
+  std::size_t parts_ = 0;              // in all of them
+  std::vector<const Part*> together_;  // of one batch; a step allocates nothing
 };
 
 }  // namespace spectrain

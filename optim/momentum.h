@@ -10,7 +10,8 @@ namespace spectrain {
 //
 // The accumulating form m = mu m + g' (Liu et al. 2025) is 1 / (1 - mu) times this one, Nesterov's look-ahead
 // included, so behind a direction that does not depend on the length of its input both are the same rule.
-// State: 1 number per parameter (momentum). Workspace: one matrix, master dtype. Cost: 5 FLOPs per parameter.
+// State: 1 number per parameter (momentum). Workspace: one batch of matrices, master dtype. Cost: 5 FLOPs per
+// parameter.
 class EmaMomentum final : public MatrixStage {
  public:
   EmaMomentum(double mu, bool nesterov, const MomentumWarmup& warmup)
@@ -18,9 +19,9 @@ class EmaMomentum final : public MatrixStage {
 
   std::vector<StateSlot> state(const Shape& part) const override { return {{"momentum", part}}; }
   double flops(const Shape& part) const override { return 5.0 * static_cast<double>(part.numel()); }
-  std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const override;
-  void prepare(Backend& backend, std::span<const Shape> parts) override;
-  Tensor apply(const StepContext& context, const Tensor& in, std::span<const Tensor> state) override;
+  std::size_t workspace_bytes(std::span<const Shape> batches, const Backend& backend) const override;
+  void prepare(Backend& backend, std::span<const Shape> batches) override;
+  Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
 
  private:
   double mu_;

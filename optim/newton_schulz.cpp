@@ -32,20 +32,26 @@ const NewtonSchulzScheme kYou{"you",
 
 const NewtonSchulzScheme kExact{"exact", 1, 12, {{2, -1.5F, 0.5F}}};
 
-// The largest matrix, and the largest square of a short side, among the parts.
-struct Extent {
-  std::int64_t numel = 0, short_square = 0;
-};
-
-Extent extent(std::span<const Shape> parts) {
-  Extent e;
-  for (const Shape& p : parts) {
-    const std::int64_t n = std::min(p.rows(), p.cols());
-    e.numel = std::max(e.numel, p.numel());
-    e.short_square = std::max(e.short_square, n * n);
-  }
-  return e;
-}
+// Table 1 of Amsel et al. with a(s/1.05), so that a value that rounding made larger than 1 does not escape;
+// not the last, which is repeated and converges.
+const NewtonSchulzScheme kPolarExpress105{
+    "polar-express-1.05", 1, 5, [] {
+      constexpr double kRaw[][3] = {{8.28721201814563, -23.595886519098837, 17.300387312530933},
+                                    {4.107059111542203, -2.9478499167379106, 0.5448431082926601},
+                                    {3.9486908534822946, -2.908902115962949, 0.5518191394370137},
+                                    {3.3184196573706015, -2.488488024314874, 0.51004894012372},
+                                    {2.300652019954817, -1.6689039845747493, 0.4188073119525673},
+                                    {1.891301407787398, -1.2679958271945868, 0.37680408948524835},
+                                    {1.8750014808534479, -1.2500016453999487, 0.3750001645474248},
+                                    {1.875, -1.25, 0.375}};
+      std::vector<Quintic> table;
+      for (const auto& q : kRaw) {
+        const double s = &q == std::end(kRaw) - 1 ? 1 : 1.05, cube = s * s * s;
+        table.push_back({static_cast<float>(q[0] / s), static_cast<float>(q[1] / cube),
+                         static_cast<float>(q[2] / (cube * s * s))});
+      }
+      return table;
+    }()};
 
 }  // namespace
 
@@ -59,6 +65,8 @@ const NewtonSchulzScheme& scheme(NewtonSchulzTable table) {
       return kYou;
     case NewtonSchulzTable::exact:
       return kExact;
+    case NewtonSchulzTable::polar_express_105:
+      return kPolarExpress105;
   }
   return kPolarExpress;
 }
@@ -74,80 +82,156 @@ std::vector<Quintic> quintics(const NewtonSchulzOptions& options) {
   return q;
 }
 
+bool gram_restarts(int step, DType precision) {
+  if (step < 2) return false;
+  return precision == DType::bf16 ? step % 2 == 0 : (step - 2) % 3 == 0;
+}
+
 std::string describe(const NewtonSchulzOptions& options) {
-  return fmt::format("{} x {}, {}", scheme(options.coefficients).name, quintics(options).size(),
-                     name_of(options.precision));
+  return fmt::format("{} x {}, {}{}", scheme(options.coefficients).name, quintics(options).size(),
+                     name_of(options.precision), options.form == NewtonSchulzForm::gram ? ", gram" : "");
 }
 
 NewtonSchulz::NewtonSchulz(const NewtonSchulzOptions& options)
     : precision_(options.precision),
+      form_(options.form),
       safety_(scheme(options.coefficients).safety),
       quintics_(quintics(options)) {
-  if (precision_ != DType::f32 && precision_ != DType::bf16)
+  if (precision_ != DType::f32 && precision_ != DType::bf16 && precision_ != DType::f16)
     throw RequestError(
-        fmt::format("newton_schulz: precision is {}, but must be f32 or bf16", name_of(precision_)));
+        fmt::format("newton_schulz: precision is {}, but must be f32, bf16 or f16", name_of(precision_)));
+}
+
+// Square matrices have nothing to gain.
+bool NewtonSchulz::in_gram_form(std::int64_t rows, std::int64_t cols) const {
+  return form_ == NewtonSchulzForm::gram && rows != cols;
 }
 
 double NewtonSchulz::flops(const Shape& part) const {
   const auto n = static_cast<double>(std::min(part.rows(), part.cols()));
   const auto m = static_cast<double>(std::max(part.rows(), part.cols()));
-  return static_cast<double>(quintics_.size()) * (3 * m / n + 1) * n * n * n;
+  const auto steps = static_cast<double>(quintics_.size());
+  if (!in_gram_form(part.rows(), part.cols())) return steps * (3 * m / n + 1) * n * n * n;
+  double runs = 1;
+  for (int i = 1; i < static_cast<int>(quintics_.size()); ++i) runs += gram_restarts(i, precision_) ? 1 : 0;
+  return (3 * m / n * runs + 4 * steps - 3 * runs) * n * n * n;
 }
 
-std::size_t NewtonSchulz::workspace_bytes(std::span<const Shape> parts, DType master) const {
-  const Extent e = extent(parts);
-  return static_cast<std::size_t>(e.numel + 2 * e.short_square) * size_of(iterated(master));
+NewtonSchulz::Extent NewtonSchulz::extent(std::span<const Shape> batches) const {
+  Extent e;
+  for (const Shape& b : batches) {
+    const std::int64_t cols = b.cols(), rows = b[b.rank() - 2], n = std::min(rows, cols);
+    const std::int64_t squares = b.numel() / (rows * cols) * n * n;
+    e.iterate = std::max(e.iterate, b.numel());
+    e.squares = std::max(e.squares, squares);
+    if (in_gram_form(rows, cols)) e.gram_squares = std::max(e.gram_squares, squares);
+  }
+  return e;
 }
 
-void NewtonSchulz::prepare(Backend& backend, std::span<const Shape> parts) {
+std::size_t NewtonSchulz::workspace_bytes(std::span<const Shape> batches, const Backend& backend) const {
+  const Extent e = extent(batches);
+  return static_cast<std::size_t>(e.iterate + 2 * e.squares + 2 * e.gram_squares) *
+         size_of(iterated(backend.master()));
+}
+
+void NewtonSchulz::prepare(Backend& backend, std::span<const Shape> batches) {
+  if (precision_ == DType::f16 && backend.name() != "cuda")
+    throw RequestError("newton_schulz.precision f16 needs the CUDA device; f32 and bf16 run on the CPU");
   backend_ = &backend;
-  const Extent e = extent(parts);
-  const std::size_t size = size_of(iterated(backend.master()));
-  x_ = backend.allocate(static_cast<std::size_t>(e.numel) * size, "Newton-Schulz iterate");
-  gram_ = backend.allocate(static_cast<std::size_t>(e.short_square) * size, "Newton-Schulz Gram matrix");
-  polynomial_ = backend.allocate(static_cast<std::size_t>(e.short_square) * size, "Newton-Schulz polynomial");
+  const Extent e = extent(batches);
+  const auto get = [&](std::int64_t elements, const char* name) {
+    return backend.allocate(static_cast<std::size_t>(elements) * size_of(iterated(backend.master())), name);
+  };
+  x_ = get(e.iterate, "Newton-Schulz iterate");
+  gram_ = get(e.squares, "Newton-Schulz Gram matrix");
+  polynomial_ = get(e.squares, "Newton-Schulz polynomial");
+  if (e.gram_squares == 0) return;
+  factor_ = get(e.gram_squares, "Newton-Schulz factor");
+  spare_ = get(e.gram_squares, "Newton-Schulz spare square");
 }
 
-Tensor NewtonSchulz::apply(const StepContext&, const Tensor& in, std::span<const Tensor>) {
+Tensor NewtonSchulz::apply(const StepContext&, const MatrixBatch&, const Tensor& in) {
   return orthogonalize(in);
 }
 
-Tensor NewtonSchulz::orthogonalize(const Tensor& u) {
-  const std::int64_t out = u.rows(), in = u.cols();
-  const bool tall = out > in;
-  const Shape wide = tall ? Shape{in, out} : Shape{out, in};
-  const DType dtype = iterated(u.dtype);
+namespace {
 
-  const double squares = backend_->sum_of_squares(u);
-  backend_->scale(u, 1 / (safety_ * std::sqrt(std::max(squares, 1e-30))), u);
-
-  // Two buffers take turns: ours, and u's as soon as u has been read.
-  Tensor x = x_->view(dtype, wide), y{u.data, dtype, wide};
-  if (tall)
-    backend_->transpose(u, x);
-  else if (dtype != u.dtype)
-    backend_->copy(u, x);
-  else
-    std::swap(x, y);
-
-  for (const Quintic& q : quintics_) {
-    iterate(q, x, y);
-    std::swap(x, y);
-  }
-  if (!tall) return x;
-  const Tensor result{y.data, dtype, {out, in}};
-  backend_->transpose(x, result);
-  return result;
+void transpose_each(Backend& backend, const Tensor& x, const Tensor& y) {
+  for (std::int64_t i = 0; i < x.shape[0]; ++i) backend.transpose(x.matrix(i), y.matrix(i));
 }
 
-void NewtonSchulz::iterate(const Quintic& q, const Tensor& x, const Tensor& y) {
-  const std::int64_t n = x.rows();
-  const Tensor gram = gram_->view(x.dtype, {n, n}), polynomial = polynomial_->view(x.dtype, {n, n});
-  backend_->symmetric_product(x, 1, {}, 0, gram);
-  backend_->symmetric_product(gram, q.c, gram, q.b, polynomial);
-  // a I stays out of the polynomial: rounded to bf16 beside small entries it would swamp them.
-  backend_->copy(x, y);
-  backend_->matmul(polynomial, false, x, false, 1, q.a, y);
+}  // namespace
+
+Tensor NewtonSchulz::orthogonalize(const Tensor& given) {
+  const bool one = given.shape.rank() == 2;
+  const Tensor u = one ? given.reshaped({1, given.rows(), given.cols()}) : given;
+  const std::int64_t batch = u.shape[0], out = u.shape[1], in = u.shape[2];
+  const bool tall = out > in;
+  const DType dtype = iterated(u.dtype);
+
+  // Two buffers take turns: ours, and u's as soon as u has been read.
+  Tensor x = x_->view(dtype, u.shape), y{u.data, dtype, u.shape};
+  if (dtype == u.dtype) std::swap(x, y);
+  backend_->normalize(u, safety_, x);
+  if (tall) {
+    y = y.reshaped({batch, in, out});
+    transpose_each(*backend_, x, y);
+    std::swap(x, y);
+    y = y.reshaped({batch, in, out});
+  }
+  const Tensor result = in_gram_form(out, in) ? gram(x, y) : standard(x, y);
+  if (result.data != x.data) std::swap(x, y);
+  if (tall) {
+    y = y.reshaped(u.shape);
+    transpose_each(*backend_, x, y);
+    std::swap(x, y);
+  }
+  return x.reshaped(given.shape);
+}
+
+Tensor NewtonSchulz::standard(Tensor x, Tensor y) {
+  const Shape square{x.shape[0], x.shape[1], x.shape[1]};
+  const Tensor gram = gram_->view(x.dtype, square), polynomial = polynomial_->view(x.dtype, square);
+  for (const Quintic& q : quintics_) {
+    backend_->symmetric_product(x, 1, {}, 0, gram);
+    backend_->symmetric_product(gram, q.c, gram, q.b, polynomial);
+    // a I stays out of the polynomial: rounded to bf16 beside small entries it would swamp them.
+    backend_->copy(x, y);
+    backend_->matmul(polynomial, false, x, false, 1, q.a, y);
+    std::swap(x, y);
+  }
+  return x;
+}
+
+Tensor NewtonSchulz::gram(Tensor x, Tensor y) {
+  const Shape square{x.shape[0], x.shape[1], x.shape[1]};
+  const Tensor r = gram_->view(x.dtype, square), z = polynomial_->view(x.dtype, square);
+  Tensor q = factor_->view(x.dtype, square), spare = spare_->view(x.dtype, square);
+  const int steps = static_cast<int>(quintics_.size());
+  for (int i = 0; i < steps; ++i) {
+    const Quintic& p = quintics_[static_cast<std::size_t>(i)];
+    const bool begins = i == 0 || gram_restarts(i, precision_);
+    const bool ends = i + 1 == steps || gram_restarts(i + 1, precision_);
+    if (begins) backend_->symmetric_product(x, 1, {}, 0, r);
+    backend_->symmetric_product(r, p.c, r, p.b, z);
+    // All of these are polynomials of one R, so they commute and their products are symmetric.
+    if (begins) {
+      backend_->copy(z, q);
+      backend_->add_identity(q, p.a);
+    } else {
+      backend_->commuting_product(q, z, 1, q, p.a, spare);
+      std::swap(q, spare);
+    }
+    if (ends) {
+      backend_->matmul(q, false, x, false, 1, 0, y);
+      std::swap(x, y);
+    } else {
+      backend_->commuting_product(r, z, 1, r, p.a, spare);
+      backend_->commuting_product(z, spare, 1, spare, p.a, r);
+    }
+  }
+  return x;
 }
 
 }  // namespace spectrain

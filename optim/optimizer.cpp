@@ -146,7 +146,9 @@ std::vector<StateTensor> Optimizer::state_layout() const {
   return layout;
 }
 
-std::string Optimizer::describe() const { return spectrain::describe(impl_->plan, impl_->clip); }
+std::string Optimizer::describe() const {
+  return spectrain::describe(impl_->plan, impl_->clip, impl_->backend);
+}
 
 std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
                                    DType master) {
@@ -154,8 +156,9 @@ std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, co
 }
 
 std::size_t Optimizer::workspace_bytes(std::span<const ParameterInfo> parameters,
-                                       const OptimizerConfig& config, DType master) {
-  return plan_groups(pointers(parameters), config, master).workspace_bytes + sizeof(double);
+                                       const OptimizerConfig& config, const Backend& backend) {
+  const OptimizerPlan plan = plan_groups(pointers(parameters), config, backend.master());
+  return spectrain::workspace_bytes(plan, backend) + sizeof(double);
 }
 
 }  // namespace spectrain

@@ -18,11 +18,15 @@ struct AdamWOptions {
   bool operator==(const AdamWOptions&) const = default;
 };
 
-enum class NewtonSchulzTable : std::uint8_t { keller, polar_express, you, exact };
+enum class NewtonSchulzTable : std::uint8_t { keller, polar_express, you, exact, polar_express_105 };
+// Of the same polynomials: iterating on the matrix, or on its Gram matrix, cheaper unless it is square
+// (newton_schulz.h).
+enum class NewtonSchulzForm : std::uint8_t { standard, gram };
 struct NewtonSchulzOptions {
   NewtonSchulzTable coefficients = NewtonSchulzTable::polar_express;
   int steps = 0;                 // 0: the table's own count (5; exact: 12)
-  DType precision = DType::f32;  // of the iterations: f32 or bf16; the norm is always f32
+  DType precision = DType::f32;  // of the iterations: f32, bf16, or f16 on CUDA; the norm is always f32
+  NewtonSchulzForm form = NewtonSchulzForm::standard;
   bool operator==(const NewtonSchulzOptions&) const = default;
 };
 
@@ -110,7 +114,7 @@ class Optimizer {
   static std::size_t state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
                                  DType master);
   static std::size_t workspace_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
-                                     DType master);
+                                     const Backend& backend);
 
  private:
   struct Impl;

@@ -59,11 +59,12 @@ class UpdateRule {
 
   // Memory shared by all parts. prepare() is called once, before the first update, and allocates exactly
   // this.
-  virtual std::size_t workspace_bytes(std::span<const Shape> parts, DType master) const = 0;
+  virtual std::size_t workspace_bytes(std::span<const Shape> parts, const Backend& backend) const = 0;
   virtual void prepare(Backend& backend, std::span<const Shape> parts) = 0;
 
   // One step of every part of the group. All parts at once, so that a device may batch those of equal shape;
-  // the result for a part does not depend on the others. Allocates nothing; gradients are not written.
+  // the result for a part does not depend on the others. The parts are those of prepare(), in that order.
+  // Allocates nothing; gradients are not written.
   virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
 };
 

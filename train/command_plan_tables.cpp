@@ -147,7 +147,7 @@ MemoryTable memory_table(const RunConfig& config, const Backend& backend) {
   if (!config.optimizer.groups.empty()) {
     table.optimizer_state = Optimizer::state_bytes(tape.parameters(), config.optimizer, backend.master());
     table.optimizer_workspace =
-        Optimizer::workspace_bytes(tape.parameters(), config.optimizer, backend.master());
+        Optimizer::workspace_bytes(tape.parameters(), config.optimizer, backend);
   }
   return table;
 }

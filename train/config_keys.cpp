@@ -45,6 +45,9 @@ constexpr Word<DataOrder> kOrders[] = {{"sequential", DataOrder::sequential},
 constexpr Word<Device> kDevices[] = {
     {"auto", Device::automatic}, {"cpu", Device::cpu}, {"cuda", Device::cuda}};
 constexpr Word<DType> kPrecisions[] = {{"f32", DType::f32}, {"bf16", DType::bf16}};
+constexpr Word<DType> kIterated[] = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
+constexpr Word<NewtonSchulzForm> kForms[] = {{"standard", NewtonSchulzForm::standard},
+                                             {"gram", NewtonSchulzForm::gram}};
 constexpr Word<Positions> kPositions[] = {
     {"learned", Positions::learned}, {"rotary", Positions::rotary}, {"none", Positions::none}};
 constexpr Word<RotaryPairs> kPairs[] = {{"halves", RotaryPairs::halves},
@@ -68,7 +71,8 @@ constexpr Word<Role> kRoles[] = {{"embedding", Role::embedding}, {"head", Role::
 constexpr Word<NewtonSchulzTable> kTables[] = {{"keller", NewtonSchulzTable::keller},
                                                {"polar_express", NewtonSchulzTable::polar_express},
                                                {"you", NewtonSchulzTable::you},
-                                               {"exact", NewtonSchulzTable::exact}};
+                                               {"exact", NewtonSchulzTable::exact},
+                                               {"polar_express_1.05", NewtonSchulzTable::polar_express_105}};
 constexpr Word<ShapeScale> kScales[] = {{"original", ShapeScale::original},
                                         {"match_rms", ShapeScale::match_rms},
                                         {"unit_rms", ShapeScale::unit_rms}};
@@ -194,7 +198,10 @@ void describe(KeyVisitor& v, MuonOptions& r) {
   v.section("newton_schulz", "the orthogonalisation", [&](KeyVisitor& inside) {
     inside.field("coefficients", choice(r.newton_schulz.coefficients, kTables), {}, "table of the iteration");
     inside.field("steps", &r.newton_schulz.steps, within(0, 100), "0: the table's own count");
-    inside.field("precision", choice(r.newton_schulz.precision, kPrecisions), {}, "of the iterations");
+    inside.field("precision", choice(r.newton_schulz.precision, kIterated), {},
+                 "of the iterations; f16 on CUDA alone");
+    inside.field("form", choice(r.newton_schulz.form, kForms), {},
+                 "gram: iterates on X X^T where X is not square, with fewer operations");
   });
 }
 

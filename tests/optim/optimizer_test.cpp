@@ -105,7 +105,7 @@ TEST_P(OptimizerTest, MemoryIsWhatWasPlannedAndNoStepAllocates) {
   const std::vector<ParameterInfo> infos = p.infos();
   const DType master = p.backend->master();
   const std::size_t planned = Optimizer::state_bytes(infos, usual_config(), master) +
-                              Optimizer::workspace_bytes(infos, usual_config(), master);
+                              Optimizer::workspace_bytes(infos, usual_config(), *p.backend);
   EXPECT_EQ(p.backend->allocated_bytes() - before, planned);
   random_gradients(p, 1);
   o.step(0, 1);  // a backend's own packing buffers grow to the shapes it meets

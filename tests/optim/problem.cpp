@@ -1,10 +1,12 @@
 #include "tests/optim/problem.h"
 
+#include "tests/cuda_emulator/emulator.h"
 #include "tests/reference/reference_backend.h"
 
 namespace spectrain {
 
 std::unique_ptr<Backend> backend_named(const std::string& name) {
+  if (name == "cuda") return make_emulated_cuda_backend();
   return name == "cpu" ? make_cpu_backend() : make_reference_backend();
 }
 
@@ -16,9 +18,10 @@ std::vector<double> host(Backend& backend, const Tensor& t) {
   const Tensor copy{bytes.data(), t.dtype, t.shape};
   std::vector<double> values;
   for (std::size_t i = 0; i < static_cast<std::size_t>(t.numel()); ++i)
-    values.push_back(t.dtype == DType::f64   ? copy.as<double>()[i]
-                     : t.dtype == DType::f32 ? static_cast<double>(copy.as<float>()[i])
-                                             : static_cast<double>(static_cast<float>(copy.as<bf16>()[i])));
+    values.push_back(t.dtype == DType::f64    ? copy.as<double>()[i]
+                     : t.dtype == DType::f32  ? static_cast<double>(copy.as<float>()[i])
+                     : t.dtype == DType::bf16 ? static_cast<double>(static_cast<float>(copy.as<bf16>()[i]))
+                                              : static_cast<double>(static_cast<float>(copy.as<f16>()[i])));
   return values;
 }
 

@@ -10,10 +10,10 @@
 
 namespace spectrain {
 
-std::unique_ptr<Backend> backend_named(const std::string& name);  // "reference" or "cpu"
+std::unique_ptr<Backend> backend_named(const std::string& name);  // "reference", "cpu", "cuda": emulated
 double epsilon(const Backend& backend);                           // of the master dtype
 
-// Master or bf16 elements to float64 and back.
+// Elements of any float dtype to float64, and float64 to master.
 std::vector<double> host(Backend& backend, const Tensor& t);
 void write(Backend& backend, const Tensor& t, const std::vector<double>& values);
 
