@@ -15,6 +15,11 @@
 // dtype (bf16: in float32, rounded once), whoever is early: the same bits in every run, on every rank, and
 // those of one process that adds the same terms in that order.
 //
+// On GPUs (cuda/nccl_collectives.h) the order of sums is NCCL's, and the streams are the device's: an
+// operation begins when everything asked of the backend before it is done, and wait() makes what is asked of
+// the backend afterwards come after the event, while the host goes on. The host itself sees a result, and may
+// trust it, after Backend::copy_to_host and check(), in this order.
+//
 // When a rank ends, stops answering or gives up, every wait on every other rank throws PeerFailure within the
 // timeout; afterwards the collectives are of no more use and the process should end with exit code 1.
 
@@ -92,6 +97,9 @@ struct RankPlace {
   // tells the user; it must end the process, and the other ranks then end by themselves: a launcher may kill
   // all of them soon. Empty: the program has until the timeout.
   std::function<void(const std::string& message)> last_words = {};
+  // Of rank 0: a socket that listens at `port` already and is taken over. Whoever starts ranks on a port that
+  // was free a moment ago keeps it so: no other program can come between. -1: one is made.
+  int listener = -1;
 };
 
 // Over TCP connections between all ranks: no launcher needed, only rank 0's address and port. Throws Error

@@ -119,4 +119,13 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options, std::stri
   return backend;
 }
 
+std::unique_ptr<Collectives> make_cuda_collectives(Backend& backend, const RankPlace& place,
+                                                   const std::function<void()>& meanwhile,
+                                                   const std::string& path) {
+  std::string reason;
+  const CudaPlugin* const plugin = load(path, reason);
+  if (plugin == nullptr) throw Error(reason);
+  return std::unique_ptr<Collectives>(plugin->make_collectives(&backend, &place, &meanwhile));
+}
+
 }  // namespace spectrain

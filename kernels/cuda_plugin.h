@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/collectives.h"
 #include "kernels/cuda/options.h"
 
 // The program's side of the CUDA plug-in (kernels/cuda/plugin.h). Whatever is missing (the plug-in, a library
@@ -57,5 +58,12 @@ const char* cuda_plugin_interface();
 // used.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options, std::string& reason,
                                            const std::string& path = cuda_plugin_path());
+
+// Collectives over NCCL, of ranks with one backend of make_cuda_backend each (the same `path`), which must
+// outlive them. The ranks meet at place.address and place.port; `meanwhile` is called while they do and may
+// throw. Throws Error, where NCCL is missing too, and PeerFailure.
+std::unique_ptr<Collectives> make_cuda_collectives(Backend& backend, const RankPlace& place,
+                                                   const std::function<void()>& meanwhile = {},
+                                                   const std::string& path = cuda_plugin_path());
 
 }  // namespace spectrain

@@ -199,7 +199,7 @@ void RankControl::inquire(int asker) {
 }
 
 // Whoever does not even answer hangs. If all answer, those are to blame that have not come to the first
-// operation that somebody cannot get past; if all are in it, those the asker waits for.
+// operation that somebody cannot get past; if all are in it, those the asker waits for, where it knows.
 void RankControl::conclude() {
   const Inquiry inquiry = std::move(*inquiry_);
   inquiry_.reset();
@@ -219,7 +219,11 @@ void RankControl::conclude() {
   }
   std::vector<int> culprits = !silent.empty() ? silent : late;
   if (culprits.empty()) culprits = asker ? asker->missing : first->missing;
-  if (culprits.empty()) culprits = {inquiry.asker};
+  if (culprits.empty())
+    return settle(fmt::format("{} did not end within {:g} s, though all ranks take part in it; the network "
+                              "between them may be at fault",
+                              first->name, timeout_),
+                  {});
   settle(absence(culprits, first->name), culprits);
 }
 

@@ -26,7 +26,7 @@ struct Verdict {
 struct Standing {
   std::uint64_t operation = 0;  // the one at work, or the next one
   bool busy = false;            // at work
-  std::vector<int> missing;     // the ranks it waits for
+  std::vector<int> missing;     // the ranks it waits for, as far as it knows
   std::string name;  // "all_gather of weights of bucket 0"; where not busy: the last one, may be empty
 };
 

@@ -191,6 +191,10 @@ std::string in_words(const std::vector<int>& ranks) {
   return text;
 }
 
+Socket listener_of(const RankPlace& place) {
+  return place.listener >= 0 ? Socket(place.listener) : listen_at(place.address, place.port);
+}
+
 Meeting meet(const RankPlace& place, Socket listener, int mesh_port, const std::string& word) {
   if (place.rank == 0) return Host(place, std::move(listener)).run(mesh_port, word);
   return come(place, mesh_port);

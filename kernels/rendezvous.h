@@ -23,6 +23,9 @@ struct Meeting {
   std::string word;                 // what rank 0 gave to all
 };
 
+// Where rank 0 waits for the others: place.listener, or a socket made for place.address and place.port.
+Socket listener_of(const RankPlace& place);
+
 // Comes together with all other ranks within place.timeout. Rank 0 brings its listening socket and a `word`
 // for all (what another library needs to connect them); every rank the port at which it listens for the
 // others (0: none). A connection that does not speak as a rank does is ignored. Throws Error when rank 0

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <type_traits>
 
 // What the program and the plug-in libspectrain_cuda.so know of each other. Both belong to one build: the
@@ -12,7 +13,9 @@
 namespace spectrain {
 
 class Backend;
+class Collectives;
 struct CudaOptions;
+struct RankPlace;
 
 // Texts are UTF-8, end with a zero and are cut where they would not fit.
 struct CudaPluginDevice {
@@ -51,6 +54,10 @@ struct CudaPlugin {
   std::int32_t (*list_libraries)(CudaPluginLibrary* libraries, std::int32_t capacity);
   // A backend on one device, owned by the caller; its functions throw Error. Null: `reason` says why not.
   Backend* (*make_backend)(const CudaOptions* options, char* reason, std::size_t capacity);
+  // Collectives of ranks with one such backend each, owned by the caller; `meanwhile` is called while they
+  // come together. Throws Error, PeerFailure among them.
+  Collectives* (*make_collectives)(Backend* backend, const RankPlace* place,
+                                   const std::function<void()>* meanwhile);
 };
 
 static_assert(std::is_trivial_v<CudaPluginDevice> && std::is_standard_layout_v<CudaPluginDevice>);

@@ -1,3 +1,4 @@
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -27,7 +28,7 @@ struct EmulatedStream {
 
 struct EmulatedEvent {
   EmulatedStream* stream = nullptr;
-  std::shared_ptr<bool> done;        // of the newest record
+  std::shared_ptr<std::atomic<bool>> done;  // of the newest record; asked for by other threads, too
   EmulatedGraph* capture = nullptr;  // recorded inside a capture
 };
 
@@ -76,7 +77,7 @@ void step(EmulatedStream* stream) {
 void drain(EmulatedStream* stream) {
   while (!stream->queue.empty()) step(stream);
 }
-void drain_until(EmulatedStream* stream, const std::shared_ptr<bool>& done) {
+void drain_until(EmulatedStream* stream, const std::shared_ptr<std::atomic<bool>>& done) {
   while (!*done && !stream->queue.empty()) step(stream);
 }
 void drain_all() {
@@ -230,6 +231,14 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   device().streams.insert(*stream);
   return cudaSuccess;
 }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
+  *lowest = 0;
+  *highest = -5;
+  return cudaSuccess;
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   drain(stream);
   device().streams.erase(stream);
@@ -267,7 +276,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     event->done = nullptr;
     return cudaSuccess;
   }
-  event->done = std::make_shared<bool>(false);
+  event->done = std::make_shared<std::atomic<bool>>(false);
   put(stream, [done = event->done] { *done = true; });
   return cudaSuccess;
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "kernels/backend.h"
+#include "kernels/collectives.h"
 #include "kernels/cuda/options.h"
 
 // The CUDA backend's own sources, compiled for the processor: its kernels run thread by thread, its streams,
@@ -32,5 +33,9 @@ namespace spectrain {
 
 // On the emulated device; memory it allocates may be read by the host after synchronize().
 std::unique_ptr<Backend> make_emulated_cuda_backend(const CudaOptions& options = {});
+
+// NcclCollectives over such a backend; NCCL itself is replaced by TCP connections between the processes
+// (nccl_emulated.cpp).
+std::unique_ptr<Collectives> make_emulated_nccl_collectives(Backend& backend, const RankPlace& place);
 
 }  // namespace spectrain
