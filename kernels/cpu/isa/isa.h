@@ -7,9 +7,9 @@
 // AVX-512 with bf16) into namespace spectrain::SPECTRAIN_ISA; cpuid picks one set at run time.
 //
 // What such a .cpp may use: <cmath>, <cstdint>, <cstring>, <immintrin.h>, <omp.h> and the headers of this
-// directory, raw pointers and plain structs, and no inline function or template defined elsewhere: the linker
-// keeps one copy of those for the whole program, and it could be the AVX-512 one. Everything of its own stands in
-// namespace spectrain::SPECTRAIN_ISA. A test checks the object files for that.
+// directory, raw pointers and plain structs, and no inline function or template defined elsewhere (but those of
+// kernels/formulas.h, which take a type of this namespace): the linker keeps one copy for the whole program, and it
+// could be the AVX-512 one. All else stands in namespace spectrain::SPECTRAIN_ISA. A test checks the object files.
 //
 // The pattern for a family:
 //   isa/norm.h     struct NormTable { void (*forward)(const NormArgs&); ... };
