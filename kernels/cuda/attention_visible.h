@@ -24,6 +24,21 @@ struct Visible {
   }
 };
 
+// The tile of kRows queries after the last one that has a query which sees a key up to `last_key`; at least
+// one from first_tile on.
+template <int kRows>
+__device__ inline int end_of_queries(const Visible& visible, std::int64_t b, int first_tile, int last_key) {
+  int low = first_tile + 1, high = (visible.context + kRows - 1) / kRows;
+  while (low < high) {  // first_key() never decreases
+    const int middle = (low + high) / 2;
+    if (visible.first_key(b, middle * kRows) <= last_key)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 inline Visible visible(const AttentionMask& mask, std::int64_t context) {
   const bool bounded = mask.window > 0 && mask.window < context;
   return {static_cast<int>(context), static_cast<int>(bounded ? mask.window : context), mask.document_start};

@@ -22,6 +22,9 @@ FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& 
 // but what says how the work is cut.
 bool flash_has_wgmma(const CudaBackend& backend);
 void flash_attention_wgmma(CudaBackend& backend, const HeadLayout& layout, const FlashArgs& arguments);
+// dq, dk and dv, the same way, from lse2 and delta (flash_attention_backward_wgmma.cu).
+void flash_attention_backward_wgmma(CudaBackend& backend, const HeadLayout& layout,
+                                    const FlashArgs& arguments);
 
 // dk and dv, from all of `arguments` but what says how the work is cut (flash_attention_keys.cu).
 void flash_attention_keys(CudaBackend& backend, const HeadLayout& layout, const FlashArgs& arguments);

@@ -173,13 +173,17 @@ bool flash_attention_backward(CudaBackend& backend, const HeadLayout& layout, do
   const std::int64_t rows = std::int64_t{a.all_heads} * a.padded;
   a.lse2 = static_cast<float*>(backend.scratch(static_cast<std::size_t>(2 * rows) * sizeof(float)));
   a.delta = a.lse2 + rows;
+  const bool hopper = flash_has_wgmma(backend);
   with_flash_kernel(layout, a.visible, [&](auto D, auto masked) {
     constexpr int kDeltaThreads = 256;
     launch(backend.stream(), {backend.blocks_for(rows * (D / 8) / kDeltaThreads), kDeltaThreads},
            flash_delta_kernel<D>, a);
-    run_dq<D, masked>(backend, a);
+    if (!hopper) run_dq<D, masked>(backend, a);
   });
-  flash_attention_keys(backend, layout, a);
+  if (hopper)
+    flash_attention_backward_wgmma(backend, layout, a);
+  else
+    flash_attention_keys(backend, layout, a);
   return true;
 }
 

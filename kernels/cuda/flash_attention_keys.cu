@@ -91,19 +91,6 @@ __device__ inline void keys_step(KeyState<D>& r, const bf16* keys, const bf16* v
   multiply_rounded<D>(r.dk, ds, tile.queries, at);
 }
 
-// The tile after the last that has a query which sees a key up to `last_key`. first_key() never decreases.
-__device__ inline int end_of_tiles(const FlashArgs& a, std::int64_t b, int first_tile, int last_key) {
-  int low = first_tile + 1, high = (a.context + kQueries - 1) / kQueries;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (a.visible.first_key(b, middle * kQueries) <= last_key)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
 template <int D>
 __device__ inline void write_keys(const KeyState<D>& r, const FlashArgs& a, int kv_head_of_all, int first,
                                   bf16* keys, bf16* values, int row) {
@@ -133,8 +120,8 @@ __global__ void __launch_bounds__(kFlashThreads, 2) flash_keys_kernel(const Flas
               first = item.rank * kKeys;  // the first keys have most queries
     const std::int64_t k = b * a.context * a.packed + (a.heads + kv_head) * D, v = k + a.kv_heads * D;
     const int first_tile = first / kQueries;
-    const int end =
-        kMasked ? end_of_tiles(a, b, first_tile, first + kKeys - 1) : (a.context + kQueries - 1) / kQueries;
+    const int end = kMasked ? end_of_queries<kQueries>(a.visible, b, first_tile, first + kKeys - 1)
+                            : (a.context + kQueries - 1) / kQueries;
     const int per_head = end - first_tile, count = group * per_head;
     copy_tile<D, kKeys>(keys, a.qkv + k, a.packed, first, a.context);
     copy_tile<D, kKeys>(values, a.qkv + v, a.packed, first, a.context);

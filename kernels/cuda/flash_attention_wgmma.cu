@@ -2,8 +2,8 @@
 
 #include "kernels/cuda/flash_attention.h"
 #include "kernels/cuda/flash_attention_rows.h"
+#include "kernels/cuda/flash_attention_wgmma.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/wgmma_registers.h"
 
 // The forward pass with wgmma (sm_90a): warpgroups of 64 queries, three with 64 columns and two with 128,
 // meet the same keys and values 128 at a time, from the diagonal backwards. Queries and keys are multiplied
@@ -26,25 +26,6 @@ constexpr int kMatrixBytes = kKeys* D * 2;  // keys or values of a tile
 
 template <int D>
 constexpr std::size_t kShared = std::size_t{kGroups<D>} * kRowsOfGroup* D * 2 + 2 * kStages* kMatrixBytes<D>;
-
-// Starts copying kRows rows, D columns of a matrix, to slabs of 64 columns; rows from `limit` on become
-// zeros.
-template <int D, int kRows>
-__device__ inline void copy_slabs(unsigned char* slabs, const bf16* from, std::int64_t stride, int first,
-                                  int limit) {
-  constexpr int kChunks = D / 8, kThreads = kGroups<D> * kWarpgroup, kAtOnce = kThreads / kChunks;
-  const int thread = recomputed(static_cast<int>(threadIdx.x));
-  const int chunk = thread % kChunks, begin = thread / kChunks;
-  unsigned char* slab = slabs + chunk / 8 * kRows * kSlabRowBytes;
-#pragma unroll
-  for (int r = 0; r < kRows; r += kAtOnce) {
-    const int row = begin + r;
-    const bool there = first + row < limit;
-    if (kRows % kAtOnce == 0 || row < kRows)
-      copy_async(slab + slab_offset(row, chunk % 8), from + (there ? first + row : 0) * stride + chunk * 8,
-                 there);
-  }
-}
 
 // Starts s[64,128] = queries . keys^T.
 template <int D>
@@ -82,19 +63,14 @@ __device__ inline void forward_step(FlashRows<D, 1>& r, std::uint32_t (&p)[8][4]
   wgmma_wait<0>();  // and for the values of the tile before: p and out are free
   if (kMasked || first + kKeys - 1 > row) hide(s, r, first, row);
   weigh(s, r, scale_log2);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    p[j][0] = pack_bf16(s[0][2 * j][0], s[0][2 * j][1]);
-    p[j][1] = pack_bf16(s[0][2 * j][2], s[0][2 * j][3]);
-    p[j][2] = pack_bf16(s[0][2 * j + 1][0], s[0][2 * j + 1][1]);
-    p[j][3] = pack_bf16(s[0][2 * j + 1][2], s[0][2 * j + 1][3]);
-  }
+  round_factor(p, s[0]);
   start_values<D>(r.out, p, keys + kMatrixBytes<D>);
 }
 
 template <int D, bool kMasked>
 __global__ void __launch_bounds__(kGroups<D>* kWarpgroup, 1) flash_forward_wgmma_kernel(const FlashArgs a) {
-  constexpr int kRows = kGroups<D> * kRowsOfGroup, kGroupBytes = kRowsOfGroup * D * 2;
+  constexpr int kRows = kGroups<D> * kRowsOfGroup, kThreads = kGroups<D> * kWarpgroup,
+                kGroupBytes = kRowsOfGroup * D * 2;
   auto* shared = static_cast<unsigned char*>(dynamic_shared());
   unsigned char* tiles = shared + kGroups<D> * kGroupBytes;
   const int row = warp_of_block() * 16;  // of this warp, in the block
@@ -109,14 +85,16 @@ __global__ void __launch_bounds__(kGroups<D>* kWarpgroup, 1) flash_forward_wgmma
     const int first_tile = kMasked ? a.visible.first_key(b, first) / kKeys : 0;
     const auto copy_keys = [&](int tile) {
       unsigned char* to = tiles + (last_tile - tile) % kStages * 2 * kMatrixBytes<D>;
-      copy_slabs<D, kKeys>(to, k, a.packed, tile * kKeys, a.context);
-      copy_slabs<D, kKeys>(to + kMatrixBytes<D>, k + a.kv_heads * D, a.packed, tile * kKeys, a.context);
+      copy_slabs<D, kKeys, kThreads>(to, k, a.packed, tile * kKeys, a.context);
+      copy_slabs<D, kKeys, kThreads>(to + kMatrixBytes<D>, k + a.kv_heads * D, a.packed, tile * kKeys,
+                                     a.context);
       copies_commit();
     };
 #pragma unroll
     for (int group = 0; group < kGroups<D>; ++group)
-      copy_slabs<D, kRowsOfGroup>(shared + group * kGroupBytes, a.qkv + b * a.context * a.packed + head * D,
-                                  a.packed, first + group * kRowsOfGroup, a.context);
+      copy_slabs<D, kRowsOfGroup, kThreads>(shared + group * kGroupBytes,
+                                            a.qkv + b * a.context * a.packed + head * D, a.packed,
+                                            first + group * kRowsOfGroup, a.context);
     copy_keys(last_tile);
     FlashRows<D, 1> r;
     begin_rows<kMasked>(r, a.visible, b, first + row);

@@ -44,6 +44,22 @@ void multiply_registers(float (&c)[N8][4], const std::uint32_t (&a)[4], std::uin
       }
 }
 
+// c[64,64] += a[64,16] . b[64,16]^T, done at once too.
+inline void multiply_slabs(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
+  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarp, g = current->lane / 4,
+            t = current->lane % 4;
+  for (int k = 0; k < 16; ++k) {
+    const float upper = slab_element(a, 16 * warp + g, k, false),
+                lower = slab_element(a, 16 * warp + g + 8, k, false);
+    for (int j = 0; j < 8; ++j)
+      for (int i = 0; i < 2; ++i) {
+        const float x = slab_element(b, 8 * j + 2 * t + i, k, false);
+        c[j][i] += upper * x;
+        c[j][2 + i] += lower * x;
+      }
+  }
+}
+
 }  // namespace emulator
 #endif
 
@@ -79,6 +95,42 @@ __device__ inline void wgmma_registers(float (&c)[16][4], const std::uint32_t (&
         SPECTRAIN_WGMMA_ROW(8), SPECTRAIN_WGMMA_ROW(9), SPECTRAIN_WGMMA_ROW(10), SPECTRAIN_WGMMA_ROW(11),
         SPECTRAIN_WGMMA_ROW(12), SPECTRAIN_WGMMA_ROW(13), SPECTRAIN_WGMMA_ROW(14), SPECTRAIN_WGMMA_ROW(15)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#else
+  __trap();  // made for another device: only code for sm_90a has these instructions
+#endif
+}
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define SPECTRAIN_WGMMA_NEW_ROW(j) "=f"(c[j][0]), "=f"(c[j][1]), "=f"(c[j][2]), "=f"(c[j][3])
+#define SPECTRAIN_WGMMA_M64N64K16(add, ...)                                                   \
+  asm volatile(                                                                               \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "                                 \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "     \
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, " add \
+      ", 1, 1, 0, 0;"                                                                         \
+      : __VA_ARGS__                                                                           \
+      : "l"(a), "l"(b))
+#endif
+
+// c[64,64] (+)= a[64,16] . b[64,16]^T of a warpgroup, bf16, both slab_descriptor(): wgmma_m64n128k16() for
+// half as many columns, and c may hold anything when not `add`: to set it to 0 would keep the compiler from
+// starting a product beside another.
+template <bool add>
+__device__ inline void wgmma_m64n64k16(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
+#ifdef SPECTRAIN_EMULATED_CUDA
+  for (int j = 0; !add && j < 8; ++j)
+    for (int i = 0; i < 4; ++i) c[j][i] = 0;
+  emulator::multiply_slabs(c, a, b);
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  if constexpr (add)
+    SPECTRAIN_WGMMA_M64N64K16("1", SPECTRAIN_WGMMA_ROW(0), SPECTRAIN_WGMMA_ROW(1), SPECTRAIN_WGMMA_ROW(2),
+                              SPECTRAIN_WGMMA_ROW(3), SPECTRAIN_WGMMA_ROW(4), SPECTRAIN_WGMMA_ROW(5),
+                              SPECTRAIN_WGMMA_ROW(6), SPECTRAIN_WGMMA_ROW(7));
+  else
+    SPECTRAIN_WGMMA_M64N64K16("0", SPECTRAIN_WGMMA_NEW_ROW(0), SPECTRAIN_WGMMA_NEW_ROW(1),
+                              SPECTRAIN_WGMMA_NEW_ROW(2), SPECTRAIN_WGMMA_NEW_ROW(3),
+                              SPECTRAIN_WGMMA_NEW_ROW(4), SPECTRAIN_WGMMA_NEW_ROW(5),
+                              SPECTRAIN_WGMMA_NEW_ROW(6), SPECTRAIN_WGMMA_NEW_ROW(7));
 #else
   __trap();  // made for another device: only code for sm_90a has these instructions
 #endif

@@ -179,7 +179,7 @@ std::string name(const HeadLayout& l) {
          std::to_string(l.heads) + "/" + std::to_string(l.kv_heads) + " of " + std::to_string(l.head_dim);
 }
 
-// The forward pass has a kernel for Hopper and one for all; the backward pass has the latter.
+// There are kernels for Hopper and kernels for all.
 struct Device {
   emulator::Order order;
   int capability;
@@ -201,12 +201,10 @@ class FlashAttention : public ::testing::TestWithParam<Device> {
     o.max_blocks = blocks;
     return o;
   }
-  static bool hopper() { return GetParam().capability == 90; }
   static void expect_all(Case& c, AttentionCalls& calls, Way way) {
     SCOPED_TRACE(name(c.l) + (way == Way::flash ? ", flash" : ", plain"));
     ASSERT_TRUE(c.forward(calls, way));
     expect_forward(c, way == Way::flash);
-    if (hopper()) return;
     ASSERT_TRUE(c.backward(calls, way));
     expect_backward(c, way == Way::flash);
   }
@@ -225,7 +223,7 @@ INSTANTIATE_TEST_SUITE_P(Cuda, FlashAttention,
 TEST_P(FlashAttention, EqualsSumsInDouble) {
   AttentionCalls calls(options());
   for (const std::int64_t D : {64, 128})
-    for (const std::int64_t context : {1, 31, 63, 64, 65, 127, 128, 129, 200}) {
+    for (const std::int64_t context : {1, 31, 63, 64, 65, 128, 129, 193}) {
       const bool grouped = context % 2 == 0;
       Case c({.batch = context < 64 ? 3 : 1,
               .context = context,
@@ -246,7 +244,7 @@ TEST_P(FlashAttention, SeveralSequencesAndGroups) {
 // A window's border in every place relative to tiles of 64 keys and to the 32 rows of a warp.
 TEST_P(FlashAttention, SeesAWindow) {
   AttentionCalls calls(options());
-  for (const std::int64_t window : {1, 2, 31, 33, 63, 64, 65, 66, 128, 129, 149, 150, 1000}) {
+  for (const std::int64_t window : {1, 2, 33, 63, 64, 65, 128, 129, 150, 1000}) {
     SCOPED_TRACE(window);
     Case c({.batch = 1, .context = 150, .heads = 2, .kv_heads = 1, .head_dim = window % 2 ? 64 : 128},
            DType::bf16, {.window = window, .starts = {}});
