@@ -85,6 +85,34 @@ __device__ inline void rotate(const Args& p, unsigned t, int lane, float scale, 
   }
 }
 
+// The two packs of a head, as they are written: less what the norm's gradient takes off, turned and scaled.
+template <class T, int P, bool kBackward>
+__device__ inline void transform(const Args& p, unsigned t, int lane, const Factors& f,
+                                 const Packed<T, P>& low_result, const Packed<T, P>& high_result,
+                                 Packed<T, P>& low, Packed<T, P>& high) {
+  float a[P], b[P];
+#pragma unroll
+  for (int k = 0; k < P; ++k) {
+    a[k] = low.at(k);
+    b[k] = high.at(k);
+    if constexpr (kBackward) {
+      a[k] -= f.off * low_result.at(k);
+      b[k] -= f.off * high_result.at(k);
+    }
+  }
+  if (p.cos) {
+    rotate<P>(p, t, lane, f.scale, a, b);
+  } else {
+#pragma unroll
+    for (int k = 0; k < P; ++k) {
+      a[k] *= f.scale;
+      b[k] *= f.scale;
+    }
+  }
+  low.set(a);
+  high.set(b);
+}
+
 // A block takes a row at a time, so that whose head a thread has and where it stands cost no long division.
 template <class T, bool kBackward>
 __global__ void __launch_bounds__(kThreads, 4) packed_heads_kernel(Args p) {
@@ -126,29 +154,8 @@ __global__ void __launch_bounds__(kThreads, 4) packed_heads_kernel(Args p) {
                                     lane == 0);
       }
       if (!there) continue;
-      if (transformed) {
-        float a[P], b[P];
-#pragma unroll
-        for (int k = 0; k < P; ++k) {
-          a[k] = low_pack.at(k);
-          b[k] = high_pack.at(k);
-          if constexpr (kBackward) {
-            a[k] -= f.off * low_result.at(k);
-            b[k] -= f.off * high_result.at(k);
-          }
-        }
-        if (p.cos) {
-          rotate<P>(p, t, lane, f.scale, a, b);
-        } else {
-#pragma unroll
-          for (int k = 0; k < P; ++k) {
-            a[k] *= f.scale;
-            b[k] *= f.scale;
-          }
-        }
-        low_pack.set(a);
-        high_pack.set(b);
-      }
+      if (transformed)
+        transform<T, P, kBackward>(p, t, lane, f, low_result, high_result, low_pack, high_pack);
       low_pack.store(static_cast<T*>(p.out) + low);
       high_pack.store(static_cast<T*>(p.out) + high);
     }
