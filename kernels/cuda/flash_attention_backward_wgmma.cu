@@ -56,8 +56,8 @@ __device__ inline void multiply_scores(float (&p)[8][4], float (&dp)[8][4], cons
       wgmma_m64n64k16<true>(dp, other_a, other_b);
     }
   }
-  wgmma_commit();
-  wgmma_wait<0>();
+  products_commit();
+  products_wait<0>();
 }
 
 // Starts c[64,D] += p . tile, as a group of its own; p is rounded to bf16 into `factor`, which holds it until
@@ -70,7 +70,7 @@ __device__ inline void start_gradient(float (&c)[1][D / 8][4], std::uint32_t (&f
 #pragma unroll
   for (int j = 0; j < kTile / 16; ++j)
     wgmma_registers(c[0], factor[j], rows_descriptor(tile + j * 16 * kSlabRowBytes, kTile * kSlabRowBytes));
-  wgmma_commit();
+  products_commit();
 }
 
 template <int D, int kRows>
@@ -89,7 +89,7 @@ __device__ inline void copy_held(unsigned char* to, const bf16* from, std::int64
 
 // Behind the last step: the products are done and the held rows' memory is free to pass results on.
 __device__ inline void end_of_steps() {
-  wgmma_wait<0>();
+  products_wait<0>();
   __syncthreads();
 }
 
@@ -214,7 +214,11 @@ __device__ inline void copy_queries(Stage<D>& to, const FlashArgs& a, std::int64
 template <int D, bool kMasked>
 __device__ inline void keys_step(KeyRows<D>& r, const unsigned char* keys, const unsigned char* values,
                                  const Stage<D>& stage, int first, int key, float scale_log2) {
-  if (first + kTile - 1 < (key & ~(kRowsOfGroup - 1))) return;  // all before the warpgroup's keys
+  if (first + kTile - 1 < (key & ~(kRowsOfGroup - 1))) {  // all before the warpgroup's keys
+    // The last products for the head before: the next step overwrites their queries.
+    products_wait<0>();
+    return;
+  }
   float p[8][4], dp[8][4];
   multiply_scores<D>(p, dp, keys, values, stage);
   const int lane = lane_of_warp();
@@ -232,7 +236,7 @@ __device__ inline void keys_step(KeyRows<D>& r, const unsigned char* keys, const
   start_gradient<D>(r.dk, r.ds, dp, stage.across);
   // Three warpgroups keep the tensor cores busy for each other, and have no registers for factors still in
   // use beside the next scores.
-  if (kGroups < D >> 2) wgmma_wait<0>();
+  if (kGroups < D >> 2) products_wait<0>();
 }
 
 template <int D>

@@ -38,7 +38,7 @@ __device__ inline void start_scores(float (&s)[1][16][4], const unsigned char* q
     wgmma_m64n128k16<bf16>(
         s[0], slab_descriptor(queries + k / 4 * kRowsOfGroup * kSlabRowBytes) + k % 4 * (kSlabStep >> 4),
         slab_descriptor(keys + k / 4 * kKeys * kSlabRowBytes) + k % 4 * (kSlabStep >> 4));
-  wgmma_commit();
+  products_commit();
 }
 
 // Starts out[64,D] += weights . values.
@@ -49,7 +49,7 @@ __device__ inline void start_values(float (&out)[1][D / 8][4], const std::uint32
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j)
     wgmma_registers(out[0], p[j], rows_descriptor(values + j * 16 * kSlabRowBytes, kKeys * kSlabRowBytes));
-  wgmma_commit();
+  products_commit();
 }
 
 template <int D, bool kMasked>
@@ -60,7 +60,7 @@ __device__ inline void forward_step(FlashRows<D, 1>& r, std::uint32_t (&p)[8][4]
   if (first > (row | (kRowsOfGroup - 1))) return;
   float s[1][16][4];
   start_scores<D>(s, queries, keys);
-  wgmma_wait<0>();  // and for the values of the tile before: p and out are free
+  products_wait<0>();  // and for the values of the tile before: p and out are free
   if (kMasked || first + kKeys - 1 > row) hide(s, r, first, row);
   weigh(s, r, scale_log2);
   round_factor(p, s[0]);
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kGroups<D>* kWarpgroup, 1) flash_forward_wgmma
       forward_step<D, kMasked>(r, p, queries, tiles + (last_tile - tile) % kStages * 2 * kMatrixBytes<D>,
                                tile * kKeys, first + row, a.scale_log2);
     }
-    wgmma_wait<0>();
+    products_wait<0>();
     __syncthreads();  // the queries' memory is free to pass the results on
     finish_rows(a, r, reinterpret_cast<bf16*>(shared), row, recomputed(item.head), recomputed(first));
     __syncthreads();  // the tiles are free for the next piece

@@ -1,5 +1,10 @@
 #pragma once
 
+#include <functional>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
 #include "kernels/cuda/mma.h"
 #include "kernels/cuda/wgmma.h"
 
@@ -19,11 +24,38 @@ __device__ inline std::uint64_t rows_descriptor(const void* slab, std::int64_t s
 #ifdef SPECTRAIN_EMULATED_CUDA
 namespace emulator {
 
-// Done at once and not when it is waited for: the left factor lies in the registers of four lanes.
+// The products of this header, done when they are waited for: beside the queue of wgmma.h and in step with
+// it.
+struct LateProducts {
+  struct Product {
+    std::function<void()> multiply;
+    int group;
+  };
+  std::vector<Product> products;
+  int groups = 0;  // committed
+};
+inline LateProducts& late_products() {
+  static std::unordered_map<const Lane*, LateProducts> queues;
+  return queues[current];
+}
+inline void multiply_later(std::function<void()> multiply) {
+  LateProducts& late = late_products();
+  late.products.push_back({std::move(multiply), late.groups});
+}
+inline void wait_for_products(int open) {
+  LateProducts& late = late_products();
+  std::erase_if(late.products, [&](const LateProducts::Product& p) {
+    if (p.group >= late.groups - open) return false;
+    p.multiply();
+    return true;
+  });
+}
+
+struct LeftFactors {
+  std::uint32_t lanes[kWarp][4];
+};
 template <int N8>
-void multiply_registers(float (&c)[N8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
-  std::uint32_t all[kWarp][4];
-  gather(a, sizeof(a), all);
+void multiply_registers(float (*c)[4], const LeftFactors& a, std::uint64_t b) {
   const int g = current->lane / 4, t = current->lane % 4;
   const std::uint64_t start = (b & 0x3fffu) << 4, slab = (b >> 16 & 0x3fffu) << 4,
                       eight = (b >> 32 & 0x3fffu) << 4;
@@ -40,14 +72,16 @@ void multiply_registers(float (&c)[N8][4], const std::uint32_t (&a)[4], std::uin
         bf16 x;
         std::memcpy(&x.bits, static_cast<const char*>(dynamic_shared_memory()) + address, 2);
         c[j][i] +=
-            from_bits<bf16>(all[4 * g + k % 8 / 2][i / 2 + 2 * (k / 8)], k & 1) * static_cast<float>(x);
+            from_bits<bf16>(a.lanes[4 * g + k % 8 / 2][i / 2 + 2 * (k / 8)], k & 1) * static_cast<float>(x);
       }
 }
 
-// c[64,64] += a[64,16] . b[64,16]^T, done at once too.
-inline void multiply_slabs(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
+// c[64,64] (+)= a[64,16] . b[64,16]^T
+inline void multiply_slabs(float (*c)[4], std::uint64_t a, std::uint64_t b, bool add) {
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarp, g = current->lane / 4,
             t = current->lane % 4;
+  for (int j = 0; !add && j < 8; ++j)
+    for (int i = 0; i < 4; ++i) c[j][i] = 0;
   for (int k = 0; k < 16; ++k) {
     const float upper = slab_element(a, 16 * warp + g, k, false),
                 lower = slab_element(a, 16 * warp + g + 8, k, false);
@@ -63,11 +97,29 @@ inline void multiply_slabs(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
 }  // namespace emulator
 #endif
 
+// wgmma_commit() and wgmma_wait() for kernels that use products of this header.
+__device__ inline void products_commit() {
+  wgmma_commit();
+#ifdef SPECTRAIN_EMULATED_CUDA
+  ++emulator::late_products().groups;
+#endif
+}
+template <int open>
+__device__ inline void products_wait() {
+  wgmma_wait<open>();
+#ifdef SPECTRAIN_EMULATED_CUDA
+  emulator::wait_for_products(open);
+#endif
+}
+
 // c[64,n] += a[64,16] . b[16,n] of a warpgroup, n = 64 or 128, bf16; a: fragments as in mma.h, of the warp's
-// 16 rows; b: rows_descriptor(). Neither c nor a may be touched before wgmma_wait().
+// 16 rows; b: rows_descriptor(). Neither c nor a may be touched before
+// products_wait().
 __device__ inline void wgmma_registers(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
 #ifdef SPECTRAIN_EMULATED_CUDA
-  emulator::multiply_registers(c, a, b);
+  emulator::LeftFactors factors;
+  emulator::gather(a, sizeof(a), factors.lanes);
+  emulator::multiply_later([&c, factors, b] { emulator::multiply_registers<8>(c, factors, b); });
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
@@ -82,7 +134,9 @@ __device__ inline void wgmma_registers(float (&c)[8][4], const std::uint32_t (&a
 }
 __device__ inline void wgmma_registers(float (&c)[16][4], const std::uint32_t (&a)[4], std::uint64_t b) {
 #ifdef SPECTRAIN_EMULATED_CUDA
-  emulator::multiply_registers(c, a, b);
+  emulator::LeftFactors factors;
+  emulator::gather(a, sizeof(a), factors.lanes);
+  emulator::multiply_later([&c, factors, b] { emulator::multiply_registers<16>(c, factors, b); });
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
@@ -118,9 +172,7 @@ __device__ inline void wgmma_registers(float (&c)[16][4], const std::uint32_t (&
 template <bool add>
 __device__ inline void wgmma_m64n64k16(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
 #ifdef SPECTRAIN_EMULATED_CUDA
-  for (int j = 0; !add && j < 8; ++j)
-    for (int i = 0; i < 4; ++i) c[j][i] = 0;
-  emulator::multiply_slabs(c, a, b);
+  emulator::multiply_later([&c, a, b] { emulator::multiply_slabs(c, a, b, add); });
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
   if constexpr (add)
     SPECTRAIN_WGMMA_M64N64K16("1", SPECTRAIN_WGMMA_ROW(0), SPECTRAIN_WGMMA_ROW(1), SPECTRAIN_WGMMA_ROW(2),

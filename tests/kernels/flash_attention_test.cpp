@@ -201,6 +201,7 @@ class FlashAttention : public ::testing::TestWithParam<Device> {
     o.max_blocks = blocks;
     return o;
   }
+  static bool in_order() { return GetParam().order == emulator::Order::ascending; }
   static void expect_all(Case& c, AttentionCalls& calls, Way way) {
     SCOPED_TRACE(name(c.l) + (way == Way::flash ? ", flash" : ", plain"));
     ASSERT_TRUE(c.forward(calls, way));
@@ -222,8 +223,9 @@ INSTANTIATE_TEST_SUITE_P(Cuda, FlashAttention,
 
 TEST_P(FlashAttention, EqualsSumsInDouble) {
   AttentionCalls calls(options());
+  const std::vector<std::int64_t> all = {1, 31, 63, 64, 65, 128, 129, 193}, some = {65, 128, 193};
   for (const std::int64_t D : {64, 128})
-    for (const std::int64_t context : {1, 31, 63, 64, 65, 128, 129, 193}) {
+    for (const std::int64_t context : in_order() ? all : some) {
       const bool grouped = context % 2 == 0;
       Case c({.batch = context < 64 ? 3 : 1,
               .context = context,
@@ -244,7 +246,8 @@ TEST_P(FlashAttention, SeveralSequencesAndGroups) {
 // A window's border in every place relative to tiles of 64 keys and to the 32 rows of a warp.
 TEST_P(FlashAttention, SeesAWindow) {
   AttentionCalls calls(options());
-  for (const std::int64_t window : {1, 2, 33, 63, 64, 65, 128, 129, 150, 1000}) {
+  const std::vector<std::int64_t> all = {1, 2, 33, 63, 64, 65, 128, 129, 150, 1000}, some = {64, 129};
+  for (const std::int64_t window : in_order() ? all : some) {
     SCOPED_TRACE(window);
     Case c({.batch = 1, .context = 150, .heads = 2, .kv_heads = 1, .head_dim = window % 2 ? 64 : 128},
            DType::bf16, {.window = window, .starts = {}});
