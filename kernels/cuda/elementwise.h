@@ -6,6 +6,7 @@
 #include "kernels/cuda/convert.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/words.h"
 
 // Kernels that take every element by itself, four at a time where the tensors' addresses allow it. Only for
 // .cu files.
@@ -13,21 +14,6 @@
 namespace spectrain {
 
 constexpr int kElementThreads = 256;
-
-// N neighbouring elements at p; as one access when p is a multiple of their size.
-template <int N, class T>
-__device__ inline Pack<T, N> load_some(const T* p) {
-  return *reinterpret_cast<const Pack<T, N>*>(p);
-}
-template <int N, class T>
-__device__ inline void store_some(T* p, const Pack<T, N>& x) {
-  *reinterpret_cast<Pack<T, N>*>(p) = x;
-}
-
-template <class T>
-inline bool aligned_for(int n, const T* p) {
-  return reinterpret_cast<std::uintptr_t>(p) % (static_cast<std::size_t>(n) * sizeof(T)) == 0;
-}
 
 // body.template some<N>(i) does elements [i, i + N); each thread of the grid takes some, N at a time, and the
 // few left over one by one.

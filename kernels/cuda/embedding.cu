@@ -5,17 +5,13 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/token_order.h"
+#include "kernels/cuda/words.h"
 
 // The host does not see the tokens, so a wild one cannot be refused here: its row of the output is NaN, which
 // every loss after it shows, and its gradient goes nowhere.
 
 namespace spectrain {
 namespace {
-
-template <int N, class T>
-__device__ inline Pack<T, N> load_row(const T* p) {
-  return *reinterpret_cast<const Pack<T, N>*>(p);
-}
 
 constexpr int kRows = 8;  // a warp for each row, 8 rows a block
 
@@ -34,14 +30,14 @@ __global__ void __launch_bounds__(kRows* kWarp)
     const float* position = positions ? positions + r % context * cols : nullptr;
 #pragma unroll 4
     for (std::int64_t c = lane * N; c < cols; c += kWarp * N) {
-      Pack<float, N> x = load_row<N>(row + c);
+      Pack<float, N> x = load_some<N>(row + c);
       if (position) {
-        const Pack<float, N> p = load_row<N>(position + c);
+        const Pack<float, N> p = load_some<N>(position + c);
         for (int k = 0; k < N; ++k) x.v[k] += p.v[k];
       }
       Pack<T, N> y;
       for (int k = 0; k < N; ++k) y.v[k] = narrow<T>(known ? x.v[k] : NAN);
-      *reinterpret_cast<Pack<T, N>*>(out + r * cols + c) = y;
+      store_some(out + r * cols + c, y);
     }
   }
 }
@@ -70,9 +66,9 @@ struct Chunks {
 
 template <int N>
 __device__ inline void add_to_table(float* dtable, std::int64_t at, const float* sum) {
-  Pack<float, N> x = load_row<N>(dtable + at);
+  Pack<float, N> x = load_some<N>(dtable + at);
   for (int i = 0; i < N; ++i) x.v[i] += sum[i];
-  *reinterpret_cast<Pack<float, N>*>(dtable + at) = x;
+  store_some(dtable + at, x);
 }
 
 template <int N, class T>
@@ -101,19 +97,22 @@ __global__ void __launch_bounds__(kStrip) add_runs_kernel(Chunks a, const T* dou
       float sum[N] = {};
       bool from_before = keys[-1] == keys[0];
       for (int j = 0; j < n; j += kFlight) {
-        Pack<T, N> x[kFlight];
+        Words<T, N> words[kFlight];
 #pragma unroll
         for (int k = 0; k < kFlight; ++k)
-          if (j + k < n) x[k] = load_row<N>(dout + rows[j + k] * a.cols + col);
+          if (j + k < n) words[k] = load_words<N>(dout + rows[j + k] * a.cols + col);
 #pragma unroll
         for (int k = 0; k < kFlight; ++k) {
           if (j + k >= n) continue;
-          for (int i = 0; i < N; ++i) sum[i] += widen(x[k].v[i]);
+          const Pack<T, N> x = to_pack<T, N>(words[k]);
+          for (int i = 0; i < N; ++i) sum[i] += widen(x.v[i]);
           const bool goes_on = keys[j + k + 1] == keys[j + k];
           if (goes_on && j + k + 1 < n) continue;
           if (from_before || goes_on) {
             float* to = a.partial + (2 * chunk + (from_before ? 0 : 1)) * a.cols + col;
-            for (int i = 0; i < N; ++i) to[i] = sum[i];
+            Pack<float, N> partial;
+            for (int i = 0; i < N; ++i) partial.v[i] = sum[i];
+            store_some(to, partial);
           } else if (keys[j + k] < a.vocab) {
             add_to_table<N>(dtable, keys[j + k] * a.cols + col, sum);
           }
@@ -148,14 +147,13 @@ __global__ void __launch_bounds__(kStrip) add_crossing_runs_kernel(Chunks a, flo
       end += kWarp;
     }
     if (end == chunk + 1 || col >= a.cols) continue;
-    float sum[N];
-    for (int i = 0; i < N; ++i) sum[i] = a.partial[(2 * chunk + 1) * a.cols + col + i];
+    Pack<float, N> sum = load_some<N>(a.partial + (2 * chunk + 1) * a.cols + col);
 #pragma unroll 4
     for (std::int64_t c = chunk + 1; c < end; ++c) {
-      const Pack<float, N> x = load_row<N>(a.partial + 2 * c * a.cols + col);
-      for (int i = 0; i < N; ++i) sum[i] += x.v[i];
+      const Pack<float, N> x = load_some<N>(a.partial + 2 * c * a.cols + col);
+      for (int i = 0; i < N; ++i) sum.v[i] += x.v[i];
     }
-    add_to_table<N>(dtable, key * a.cols + col, sum);
+    add_to_table<N>(dtable, key * a.cols + col, sum.v);
   }
 }
 
@@ -169,7 +167,7 @@ __global__ void __launch_bounds__(256)
     float sum[N] = {};
 #pragma unroll 8
     for (std::int64_t r = t; r < rows; r += context) {
-      const Pack<T, N> x = load_row<N>(dout + r * cols + col);
+      const Pack<T, N> x = load_some<N>(dout + r * cols + col);
       for (int k = 0; k < N; ++k) sum[k] += widen(x.v[k]);
     }
     if (t < rows) add_to_table<N>(dpositions, t * cols + col, sum);
@@ -178,8 +176,9 @@ __global__ void __launch_bounds__(256)
 
 constexpr int kN = 4;  // columns of a thread where addresses and width allow it
 
-bool in_packs(const void* p, std::size_t element, std::int64_t cols) {
-  return cols % kN == 0 && reinterpret_cast<std::uintptr_t>(p) % (element * kN) == 0;
+template <class T>
+bool in_packs(const T* p, std::int64_t cols) {
+  return cols % kN == 0 && aligned_for(kN, p);
 }
 
 void require_positions(const Tensor& positions, std::int64_t context, std::int64_t cols, const char* kernel) {
@@ -219,7 +218,7 @@ void table_gradient(CudaBackend& b, const Tensor& tokens, const T* dout, const T
   a.last = a.first + a.count;
   order_by_token(b, a.tokens, a.rows, a.vocab, memory + partial, order);
   auto* table = dtable.as<float>();
-  if (in_packs(dout, sizeof(T), a.cols) && in_packs(table, sizeof(float), a.cols))
+  if (in_packs(dout, a.cols) && in_packs(table, a.cols))
     add_to_tokens<kN>(b, a, dout, table);
   else
     add_to_tokens<1>(b, a, dout, table);
@@ -249,7 +248,7 @@ void CudaBackend::embedding(const Tensor& tokens, const Tensor& table, const Ten
       launch(stream_, {blocks_for((R + kRows - 1) / kRows), kRows * kWarp}, kernel, tokens.as<std::int32_t>(),
              from, add, context, R, static_cast<std::int32_t>(table.rows()), C, to);
     };
-    if (in_packs(from, sizeof(float), C) && in_packs(add, sizeof(float), C) && in_packs(to, sizeof(T), C))
+    if (in_packs(from, C) && in_packs(add, C) && in_packs(to, C))
       start(&embedding_kernel<kN, T>);
     else
       start(&embedding_kernel<1, T>);
@@ -271,7 +270,7 @@ void CudaBackend::embedding_backward(const Tensor& tokens, const Tensor& dout, s
     if (dtable) table_gradient<T>(*this, tokens, from, dtable);
     if (!dpositions) return;
     auto* to = dpositions.as<float>();
-    if (in_packs(from, sizeof(T), C) && in_packs(to, sizeof(float), C))
+    if (in_packs(from, C) && in_packs(to, C))
       start_positions<kN, T>(*this, from, R, context, C, to);
     else
       start_positions<1, T>(*this, from, R, context, C, to);

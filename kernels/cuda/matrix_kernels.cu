@@ -4,6 +4,7 @@
 #include "kernels/cuda/convert.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/words.h"
 
 namespace spectrain {
 namespace {
@@ -37,16 +38,17 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     if (col < cols) {
       std::int64_t r = part * rows_of_part + warp;
       for (; r + (kFlight - 1) * kWarps < end; r += kFlight * kWarps) {
-        Pack<T, N> x[kFlight];
+        Words<T, N> words[kFlight];
 #pragma unroll
-        for (int k = 0; k < kFlight; ++k)
-          x[k] = *reinterpret_cast<const Pack<T, N>*>(dy + (r + k * kWarps) * cols + col);
+        for (int k = 0; k < kFlight; ++k) words[k] = load_words<N>(dy + (r + k * kWarps) * cols + col);
 #pragma unroll
-        for (int k = 0; k < kFlight; ++k)
-          for (int i = 0; i < N; ++i) sum[i] += widen(x[k].v[i]);
+        for (int k = 0; k < kFlight; ++k) {
+          const Pack<T, N> x = to_pack<T, N>(words[k]);
+          for (int i = 0; i < N; ++i) sum[i] += widen(x.v[i]);
+        }
       }
       for (; r < end; r += kWarps) {
-        const Pack<T, N> x = *reinterpret_cast<const Pack<T, N>*>(dy + r * cols + col);
+        const Pack<T, N> x = load_some<N>(dy + r * cols + col);
         for (int i = 0; i < N; ++i) sum[i] += widen(x.v[i]);
       }
     }

@@ -5,13 +5,14 @@
 
 // The softcaps of logits as device functions. Only for .cu files.
 //
-// Each gives the capped value of a logit in units in which weights are powers of two, and the slope of the
-// cap in natural units: e^(value(a) - value(b)) = 2^((units(a) - units(b)) kBinary). The slopes come from the
-// logit and not from the value: near the cap 1 - (value / cap)^2 has no digits left.
+// at(z) gives the capped value of a logit in the cap's own units (where it lies in [-1, 1], if there is a
+// cap), and its slope. The slopes come from the logit and not from the value: near the cap 1 - (value /
+// cap)^2 has no digits left. exponent(a, pivot(b)) is log2 of e^(value of a - value of b) for values a, b in
+// units: one instruction, whatever the cap. natural is what one unit is worth.
 
 namespace spectrain {
 
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+constexpr double kLog2E = 1.4426950408889634;
 
 struct FastMath {
   __device__ static float exp2(float x) { return fast_exp2(x); }
@@ -29,31 +30,43 @@ struct Capped {
 };
 
 struct NoCap {
-  static constexpr float kBinary = kLog2E, kNatural = 1;  // a difference of units as a power of two, of e
+  static constexpr float kLowest = -3.4028235e38f;  // finite: logits of -inf then have weight zero, not NaN
+  static constexpr float natural = 1;
   explicit NoCap(const Softcap&) {}
+  // The difference first: logits of any size are allowed here.
+  __device__ float pivot(float units) const { return units; }
+  __device__ float exponent(float units, float pivot) const {
+    return (units - pivot) * static_cast<float>(kLog2E);
+  }
   template <class Math>
   __device__ Capped at(float z) const {
     return {z, 1.0f};
   }
 };
 
-struct TanhCap {
-  static constexpr float kBinary = 1, kNatural = kLn2;
-  float cap, steepness;
-  explicit TanhCap(const Softcap& c)
-      : cap(static_cast<float>(c.cap * kLog2E)), steepness(static_cast<float>(-2 * kLog2E / c.cap)) {}
+struct BoundedCap {
+  static constexpr float kLowest = -2;
+  float natural, binary;
+  explicit BoundedCap(const Softcap& c)
+      : natural(static_cast<float>(c.cap)), binary(static_cast<float>(c.cap * kLog2E)) {}
+  __device__ float pivot(float units) const { return units * binary; }
+  __device__ float exponent(float units, float pivot) const { return fmaf(units, binary, -pivot); }
+};
+
+struct TanhCap : BoundedCap {
+  float steepness;
+  explicit TanhCap(const Softcap& c) : BoundedCap(c), steepness(static_cast<float>(-2 * kLog2E / c.cap)) {}
   template <class Math>
   __device__ Capped at(float z) const {
     const float e = Math::exp2(fabsf(z) * steepness), d = Math::reciprocal(1.0f + e);
-    return {copysignf(cap * (1.0f - e) * d, z), 4.0f * e * d * d};
+    return {copysignf((1.0f - e) * d, z), 4.0f * e * d * d};
   }
 };
 
-struct SigmoidCap {
-  static constexpr float kBinary = 1, kNatural = kLn2;
-  float cap, inverse, offset, steepness;
+struct SigmoidCap : BoundedCap {
+  float inverse, offset, steepness;
   explicit SigmoidCap(const Softcap& c)
-      : cap(static_cast<float>(c.cap * kLog2E)),
+      : BoundedCap(c),
         inverse(static_cast<float>(kLog2E / c.divisor)),
         offset(static_cast<float>(c.offset)),
         steepness(static_cast<float>(c.cap / c.divisor)) {}
@@ -61,7 +74,7 @@ struct SigmoidCap {
   __device__ Capped at(float z) const {
     const float x = (z + offset) * inverse;
     const float e = Math::exp2(-fabsf(x)), d = Math::reciprocal(1.0f + e);
-    return {cap * (x < 0 ? e : 1.0f) * d, steepness * e * d * d};
+    return {(x < 0 ? e : 1.0f) * d, steepness * e * d * d};
   }
 };
 
@@ -77,16 +90,14 @@ __device__ inline float clamped(float x, float limit) {
 #endif
 }
 
-struct RationalCap {
-  static constexpr float kBinary = 1, kNatural = kLn2;
-  float cap, inverse;
-  explicit RationalCap(const Softcap& c)
-      : cap(static_cast<float>(c.cap * kLog2E)), inverse(static_cast<float>(1 / c.cap)) {}
+struct RationalCap : BoundedCap {
+  float inverse;
+  explicit RationalCap(const Softcap& c) : BoundedCap(c), inverse(static_cast<float>(1 / c.cap)) {}
   template <class Math>
   __device__ Capped at(float z) const {
     // Beyond 1e9 caps the value is the cap to the last bit; the square would overflow later.
     const float u = clamped(z * inverse, 1e9f), r = Math::reciprocal_root(fmaf(u, u, 1.0f));
-    return {cap * u * r, r * r * r};
+    return {u * r, r * r * r};
   }
 };
 
