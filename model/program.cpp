@@ -35,7 +35,7 @@ struct Program::Impl {
         parameters(p),
         backend(p.backend()),
         options(o),
-        plan(make_plan(t, result, backend.master(), o)),
+        plan(make_plan(t, result, backend.master(), backend.logits(o.compute), o)),
         result_tensor() {
     allocate(t);
     for (const Action& a : plan.actions) steps.push_back(resolve(t, a));

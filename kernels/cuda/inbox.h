@@ -9,15 +9,15 @@ namespace spectrain {
 // Pinned memory through which inputs go to the device, in its own stream, while the device computes. Two
 // slots take turns: the host fills one while the other is on its way.
 struct CudaBackend::Inbox {
-  static constexpr int kSlots = 2;
-  static constexpr std::size_t kBytes = std::size_t{4} << 20;  // larger ones go directly
+  static constexpr int kSlots = 16;
+  static constexpr std::size_t kBytes = std::size_t{1} << 20;  // larger ones go directly
 
   explicit Inbox(cudaStream_t compute);
   ~Inbox();
   Inbox(const Inbox&) = delete;
   Inbox& operator=(const Inbox&) = delete;
 
-  // Waits only when both slots are still on their way.
+  // Waits only when all slots are still on their way.
   void send(void* to, const void* from, std::size_t bytes);
 
  private:

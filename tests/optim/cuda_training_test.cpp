@@ -1,0 +1,260 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/collectives.h"
+#include "kernels/cuda_plugin.h"
+#include "model/program.h"
+#include "model/transformer.h"
+#include "optim/distributed_optimizer.h"
+#include "tests/cuda_emulator/emulator.h"
+
+// Whole training steps on the CUDA backend, on the emulated GPU and on a real one where there is one: what is
+// promised of a run, not of a kernel.
+
+namespace spectrain {
+namespace {
+
+constexpr std::int64_t kContext = 20, kBatch = 2;
+
+struct Device {
+  std::string name;
+  bool emulated;
+};
+void PrintTo(const Device& d, std::ostream* out) { *out << d.name; }
+
+TransformerConfig gpt2() {
+  TransformerConfig c;
+  c.vocab = 100;
+  c.context = kContext;
+  c.layers = 2;
+  c.width = 64;
+  c.heads = 1;
+  c.mlp_width = 128;
+  return c.resolved();
+}
+TransformerConfig modern() {
+  TransformerConfig c = gpt2();
+  c.positions = Positions::rotary;
+  c.qk_norm = true;
+  c.norm = NormKind::rms;
+  c.mlp = MlpKind::relu2;
+  c.tied = false;
+  c.embedding_norm = true;
+  c.softcap = {Softcap::Kind::rational, 15, 1, 0};
+  return c.resolved();
+}
+TransformerConfig llama() {
+  TransformerConfig c = gpt2();
+  c.positions = Positions::rotary;
+  c.width = 128;
+  c.layers = 1;
+  c.heads = 2;
+  c.kv_heads = 1;
+  c.norm = NormKind::rms;
+  c.mlp = MlpKind::swiglu;
+  c.mlp_width = 192;
+  c.linear_bias = false;
+  c.tied = false;
+  return c.resolved();
+}
+
+OptimizerConfig rules() {
+  OptimizerConfig o;
+  MuonOptions muon;
+  muon.lr = 0.01;
+  muon.newton_schulz.steps = 2;  // an emulated product takes its time
+  AdamWOptions adamw;
+  adamw.lr = 0.003;
+  o.groups = {{{Role::hidden}, muon}, {{Role::embedding, Role::head, Role::gain, Role::bias}, adamw}};
+  return o;
+}
+
+// A sequence that can be learned a little: each token follows from the one before, with some noise.
+std::vector<std::int32_t> tokens(int step, bool next) {
+  std::vector<std::int32_t> list;
+  for (std::int64_t row = 0; row < kBatch; ++row)
+    for (std::int64_t i = 0; i < kContext; ++i) {
+      const std::uint64_t at =
+          static_cast<std::uint64_t>((step * kBatch + row) * (kContext + 1) + i + (next ? 1 : 0));
+      list.push_back(static_cast<std::int32_t>((at * 7 + random_u32({5, 5}, at) % 3) % 100));
+    }
+  return list;
+}
+
+// One rank of training: everything a step needs.
+class Trained {
+ public:
+  Trained(std::unique_ptr<Backend> backend, const TransformerConfig& model, DType compute)
+      : backend_(std::move(backend)), collectives_(make_single_collectives()) {
+    const Value losses = transformer(tape_, model, kBatch, kContext);
+    parameters_ = std::make_unique<Parameters>(tape_, *backend_, compute, true);
+    ProgramOptions options;
+    options.compute = compute;
+    program_ = std::make_unique<Program>(tape_, losses, *parameters_, options);
+    optimizer_ = std::make_unique<DistributedOptimizer>(*backend_, *parameters_, rules(), *collectives_,
+                                                        DistributedOptions{});
+    loss_ = backend_->allocate(sizeof(double), "the loss");
+    optimizer_->initialize(3);
+  }
+  // Calls between operations keep a program from being recorded.
+  void keep_eager() {
+    program_->set_hooks({[](std::size_t) {}, {}});
+  }
+  // The mean loss of a step of two micro-batches.
+  double step(int step) {
+    const Tensor total = loss_->view(DType::f64, {1});
+    backend_->fill(total, 0);
+    for (int micro = 0; micro < 2; ++micro) {
+      program_->set_input("tokens", tokens(2 * step + micro, false));
+      program_->set_input("targets", tokens(2 * step + micro, true));
+      program_->forward_backward(1.0 / (2 * kBatch * kContext), micro > 0);
+      program_->add_result_to(total);
+    }
+    DistributedOptimizer::StepSums sums;
+    EXPECT_TRUE(optimizer_->step(step, 1, total, {}, sums).finite);
+    return sums.loss / (2 * kBatch * kContext);
+  }
+  std::vector<float> gradient(std::size_t i) {
+    const Tensor g = parameters_->view(i).gradient;
+    std::vector<float> values(static_cast<std::size_t>(g.numel()));
+    backend_->copy_to_host(values.data(), g);
+    return values;
+  }
+  std::uint64_t hash() const { return parameters_->hash(); }
+  std::size_t parameters() const { return parameters_->size(); }
+  std::string name(std::size_t i) const { return parameters_->info(i).name; }
+  Program& program() { return *program_; }
+  Backend& backend() { return *backend_; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Collectives> collectives_;
+  Tape tape_;
+  std::unique_ptr<Parameters> parameters_;
+  std::unique_ptr<Program> program_;
+  std::unique_ptr<DistributedOptimizer> optimizer_;
+  std::unique_ptr<Buffer> loss_;
+};
+
+class CudaTraining : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override {
+#if defined(__SANITIZE_THREAD__)
+    if (GetParam().emulated)
+      GTEST_SKIP() << "one thread with many stacks is not understood by this sanitizer";
+#endif
+    std::string reason;
+    if (!GetParam().emulated && !make_cuda_backend({}, reason)) GTEST_SKIP() << "no GPU: " << reason;
+    emulator::set_order(emulator::Order::ascending);
+  }
+  static std::unique_ptr<Backend> cuda() {
+    std::string reason;
+    return GetParam().emulated ? make_emulated_cuda_backend() : make_cuda_backend({}, reason);
+  }
+};
+
+double cosine(const std::vector<float>& a, const std::vector<float>& b) {
+  double ab = 0, aa = 0, bb = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    ab += double{a[i]} * double{b[i]};
+    aa += double{a[i]} * double{a[i]};
+    bb += double{b[i]} * double{b[i]};
+  }
+  return ab / std::sqrt(aa * bb);
+}
+
+TEST_P(CudaTraining, FollowsTheCpuInFloat32) {
+  for (const TransformerConfig& model : {gpt2(), modern(), llama()}) {
+    Trained cpu(make_cpu_backend({2, true}), model, DType::f32), gpu(cuda(), model, DType::f32);
+    for (int step = 0; step < (GetParam().emulated ? 3 : 20); ++step) {
+      const double wanted = cpu.step(step), got = gpu.step(step);
+      // Sums in another order; Muon makes as much of a small gradient's noise as of a large gradient.
+      EXPECT_NEAR(got, wanted, step == 0 ? 2e-6 : 1e-4) << step;
+      if (step > 0) continue;
+      for (std::size_t i = 0; i < cpu.parameters(); ++i)
+        EXPECT_GT(cosine(cpu.gradient(i), gpu.gradient(i)), 1 - 1e-9) << cpu.name(i);
+    }
+  }
+}
+
+TEST_P(CudaTraining, FollowsTheCpuInBfloat16) {
+  const int steps = GetParam().emulated ? 6 : 50;
+  for (const TransformerConfig& model : {gpt2(), modern(), llama()}) {
+    Trained cpu(make_cpu_backend({2, true}), model, DType::f32), gpu(cuda(), model, DType::bf16);
+    double first = 0, last = 0;
+    for (int step = 0; step < steps; ++step) {
+      const double wanted = cpu.step(step), got = gpu.step(step);
+      EXPECT_NEAR(got, wanted, 1e-2) << step;
+      if (step == 0) first = got;
+      last = got;
+      if (step > 0) continue;
+      for (std::size_t i = 0; i < cpu.parameters(); ++i)
+        EXPECT_GT(cosine(cpu.gradient(i), gpu.gradient(i)), 0.999) << cpu.name(i);
+    }
+    EXPECT_LT(last, first);
+  }
+}
+
+TEST_P(CudaTraining, ReplayedEqualsEagerBitForBit) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    Trained recorded(cuda(), modern(), compute), eager(cuda(), modern(), compute);
+    eager.keep_eager();
+    for (int step = 0; step < 4; ++step) EXPECT_EQ(recorded.step(step), eager.step(step)) << step;
+    EXPECT_EQ(recorded.hash(), eager.hash());
+  }
+}
+
+TEST_P(CudaTraining, TheSameSeedGivesTheSameBits) {
+  Trained a(cuda(), gpt2(), DType::bf16);
+  for (int step = 0; step < 4; ++step) a.step(step);
+  emulator::set_order(emulator::Order::shuffled);  // a GPU makes no promise in which order its threads run
+  Trained b(cuda(), gpt2(), DType::bf16);
+  for (int step = 0; step < 4; ++step) b.step(step);
+  EXPECT_EQ(a.hash(), b.hash());
+}
+
+TEST_P(CudaTraining, AStepWaitsOnceAndAllocatesNothing) {
+  if (!GetParam().emulated) GTEST_SKIP() << "calls of the CUDA runtime are counted on the emulated GPU";
+  Trained run(cuda(), modern(), DType::bf16);
+  for (int step = 0; step < 3; ++step) run.step(step);  // runs, records, replays
+  for (int step = 3; step < 6; ++step) {
+    const emulator::Counts before = emulator::counts();
+    run.step(step);
+    const emulator::Counts after = emulator::counts();
+    EXPECT_EQ(after.synchronizations - before.synchronizations, 1);
+    EXPECT_EQ(after.allocations, before.allocations);
+    EXPECT_EQ(after.graph_launches - before.graph_launches, 2);  // one for each micro-batch
+  }
+}
+
+TEST_P(CudaTraining, PlannedMemoryIsWhatIsAllocated) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    const auto backend = cuda();
+    const std::size_t before = backend->allocated_bytes();
+    Tape tape;
+    const Value losses = transformer(tape, modern(), kBatch, kContext);
+    ProgramOptions options;
+    options.compute = compute;
+    const MemoryPlan plan = plan_memory(tape, *backend, options);
+    Parameters parameters(tape, *backend, compute, true);
+    Program program(tape, losses, parameters, options);
+    EXPECT_EQ(backend->allocated_bytes() - before, plan.total());
+  }
+}
+
+TEST_P(CudaTraining, TheFirstValueThatWentBadIsNamed) {
+  Trained run(cuda(), gpt2(), DType::bf16);
+  run.step(0);
+  run.step(1);
+  EXPECT_EQ(run.program().first_nonfinite(), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(On, CudaTraining, testing::Values(Device{"emulated", true}, Device{"gpu", false}),
+                         [](const auto& test) { return test.param.name; });
+
+}  // namespace
+}  // namespace spectrain
