@@ -1,7 +1,12 @@
 #include "train/clock.h"
 
+#include <time.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
+#include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -28,6 +33,21 @@ void TrainingClock::stop() {
 }
 
 double TrainingClock::seconds() const { return running_ ? sum_ + (now_() - begun_) : sum_; }
+
+double seconds_since_process_start() {
+  std::ifstream stat("/proc/self/stat");
+  std::string text;
+  std::getline(stat, text);
+  // The program's name, in brackets, may hold anything; the start, in ticks since the boot, is the 20th field
+  // behind it.
+  std::istringstream fields(text.substr(text.rfind(')') + 1));
+  std::string field;
+  for (int i = 0; i < 20; ++i) fields >> field;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec) -
+         std::strtod(field.c_str(), nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
 
 std::optional<ValidationPoint> first_crossing(std::span<const ValidationPoint> points, double target) {
   for (std::size_t i = 0; i < points.size(); ++i) {

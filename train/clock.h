@@ -24,6 +24,9 @@ class TrainingClock {
   bool running_ = false;
 };
 
+// Since this process was started (to 0.01 s): what a user waits for, loading the program included.
+double seconds_since_process_start();
+
 struct ValidationPoint {
   double step = 0, tokens = 0, seconds = 0;
   double loss = 0;

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "kernels/gpu_peaks.h"
 #include "optim/optimizer.h"
+#include "train/clock.h"
 #include "train/commands.h"
 #include "train/peak.h"
 #include "train/session.h"
@@ -45,78 +48,126 @@ RunConfig bench_config(const BenchRequest& request) {
   return c;
 }
 
+struct BenchResult {
+  Timing step, model, update;
+  double first_step = 0;  // seconds from the program's start to the end of the first step
+  double peak = 0;        // FLOP/s measured in a matrix product
+  ModelCount count;
+  double tokens_per_second = 0;
+  double share_of_peak = 0;
+  std::optional<double> mfu;  // share of the data sheet's peak, where there is one
+};
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Of what the data sheet promises. Of a CPU, of a GPU that is not in the table and of float32 nobody promised
+// anything.
+std::optional<double> model_flops_utilization(const RunConfig& config, const Backend& backend, double flops) {
+  if (backend.name() != "cuda" || config.compute.precision != DType::bf16) return std::nullopt;
+  const std::string device = backend.description();
+  const auto peaks = gpu_peaks(std::string_view(device).substr(0, device.find(", ")));
+  return peaks ? std::optional(flops / peaks->bf16_flops) : std::nullopt;
+}
+
+BenchResult measure(const RunConfig& config, Backend& backend, Session& session, std::int64_t steps) {
+  session.parameters().initialize(config.run.seed);
+  Optimizer optimizer(backend, session.parameters().views(), config.optimizer);
+  Program& program = session.training();
+  program.set_input("tokens", random_tokens(config.batch.tokens, config.model.vocab, "bench tokens"));
+  program.set_input("targets", random_tokens(config.batch.tokens, config.model.vocab, "bench targets"));
+
+  BenchResult r;
+  // The first step touches memory for the first time; a device that records work does so in the next ones.
+  const std::int64_t warmup = backend.name() == "cuda" ? 4 : 1;
+  std::vector<double> whole, model, update;
+  for (std::int64_t i = 0; i < warmup + steps; ++i) {
+    const double begin = now();
+    program.forward_backward(1.0 / static_cast<double>(config.batch.tokens), false);
+    backend.synchronize();
+    const double middle = now();
+    optimizer.step(i, 1);
+    session.parameters().refresh();
+    backend.synchronize();
+    const double end = now();
+    if (i == 0) r.first_step = seconds_since_process_start();
+    if (i < warmup) continue;
+    model.push_back(middle - begin);
+    update.push_back(end - middle);
+    whole.push_back(end - begin);
+  }
+  r.step = summary(whole);
+  r.model = summary(model);
+  r.update = summary(update);
+  r.peak = measure_peak(backend, config.compute.precision);
+  r.count = spectrain::count(config.model, config.batch.context);
+  r.tokens_per_second = static_cast<double>(config.batch.tokens) / r.step.median;
+  const double flops = r.tokens_per_second * static_cast<double>(r.count.flops_per_token);
+  r.share_of_peak = flops / r.peak;
+  r.mfu = model_flops_utilization(config, backend, flops);
+  return r;
+}
+
+void print_json(const BenchRequest& request, const RunConfig& config, const Backend& backend,
+                const BenchResult& r) {
+  const nlohmann::json j = {{"config", request.config},
+                            {"device", backend.description()},
+                            {"precision", std::string(name_of(config.compute.precision))},
+                            {"parameters", r.count.parameters},
+                            {"batch", config.batch.micro_batch},
+                            {"context", config.batch.context},
+                            {"steps", request.steps},
+                            {"step_seconds", r.step.median},
+                            {"step_seconds_fastest", r.step.fastest},
+                            {"step_seconds_slowest", r.step.slowest},
+                            {"forward_backward_seconds", r.model.median},
+                            {"optimizer_seconds", r.update.median},
+                            {"first_step_seconds", r.first_step},
+                            {"tokens_per_second", r.tokens_per_second},
+                            {"flops_per_token", r.count.flops_per_token},
+                            {"peak_flops_per_second", r.peak},
+                            {"share_of_peak", r.share_of_peak},
+                            {"mfu", r.mfu ? nlohmann::json(*r.mfu) : nlohmann::json()},
+                            {"allocated_bytes", backend.allocated_bytes()}};
+  fmt::print("{}\n", j.dump());
+}
+
+void print_text(const BenchRequest& request, const RunConfig& config, const Backend& backend,
+                const BenchResult& r) {
+  fmt::print("{}\n", backend.description());
+  fmt::print("{:.1f}M parameters, {} sequences of {} tokens, {}\n",
+             static_cast<double>(r.count.parameters) / 1e6, config.batch.micro_batch, config.batch.context,
+             name_of(config.compute.precision));
+  fmt::print("step           {:9.1f} ms   (fastest {:.1f}, slowest {:.1f}, {} steps)\n", r.step.median * 1e3,
+             r.step.fastest * 1e3, r.step.slowest * 1e3, request.steps);
+  fmt::print("  model        {:9.1f} ms   forward and backward\n", r.model.median * 1e3);
+  fmt::print("  optimizer    {:9.1f} ms   {:.1f} % of the step, with preparing the new weights\n",
+             r.update.median * 1e3, r.update.median / r.step.median * 100);
+  fmt::print("tokens/s       {:9.0f}\n", r.tokens_per_second);
+  fmt::print("of peak        {:9.1f} %    of {:.0f} GFLOP/s measured in a matrix product\n",
+             r.share_of_peak * 100, r.peak / 1e9);
+  if (backend.name() == "cuda")
+    fmt::print("MFU            {:>9}      of the data sheet's dense bf16 peak\n",
+               r.mfu ? fmt::format("{:.1f} %", *r.mfu * 100) : "n/a");
+  fmt::print("first step     {:9.1f} s    after the program was started\n", r.first_step);
+  fmt::print("memory         {:9.1f} MB\n", static_cast<double>(backend.allocated_bytes()) / 1e6);
+}
+
 }  // namespace
 
 int run_bench(const BenchRequest& request) {
   const RunConfig config = bench_config(request);
   const std::unique_ptr<Backend> backend = make_backend(config.compute);
   Session session(config, *backend, true);
-  session.parameters().initialize(config.run.seed);
-  Optimizer optimizer(*backend, session.parameters().views(), config.optimizer);
-  session.training().set_input("tokens",
-                               random_tokens(config.batch.tokens, config.model.vocab, "bench tokens"));
-  session.training().set_input("targets",
-                               random_tokens(config.batch.tokens, config.model.vocab, "bench targets"));
-
-  std::vector<double> whole, model;
-  for (std::int64_t i = 0; i <= request.steps; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    session.training().forward_backward(1.0 / static_cast<double>(config.batch.tokens), false);
-    backend->synchronize();
-    const auto middle = std::chrono::steady_clock::now();
-    optimizer.step(i, 1);
-    session.parameters().refresh();
-    backend->synchronize();
-    const auto end = std::chrono::steady_clock::now();
-    if (i == 0) continue;  // touches memory for the first time
-    model.push_back(std::chrono::duration<double>(middle - begin).count());
-    whole.push_back(std::chrono::duration<double>(end - begin).count());
-  }
-  const Timing t = summary(whole);
-  const double peak = measure_peak(*backend, config.compute.precision);
-  const ModelCount count = spectrain::count(config.model, config.batch.context);
-  const double tokens_per_second = static_cast<double>(config.batch.tokens) / t.median;
-  const double share = tokens_per_second * static_cast<double>(count.flops_per_token) / peak;
-  if (request.profile) {
-    const auto wall = [] {
-      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-    };
-    for (const Program::OperationTime& o : session.training().profile(wall))
+  const BenchResult result = measure(config, *backend, session, request.steps);
+  if (request.profile)
+    for (const Program::OperationTime& o : session.training().profile(now))
       fmt::print("{:9.2f} ms  {:4} x  {}\n", o.seconds * 1e3, o.calls, o.name);
-  }
-  if (request.json) {
-    const nlohmann::json j = {{"config", request.config},
-                              {"device", backend->description()},
-                              {"precision", std::string(name_of(config.compute.precision))},
-                              {"parameters", count.parameters},
-                              {"batch", config.batch.micro_batch},
-                              {"context", config.batch.context},
-                              {"steps", request.steps},
-                              {"step_seconds", t.median},
-                              {"step_seconds_fastest", t.fastest},
-                              {"step_seconds_slowest", t.slowest},
-                              {"forward_backward_seconds", summary(model).median},
-                              {"tokens_per_second", tokens_per_second},
-                              {"flops_per_token", count.flops_per_token},
-                              {"peak_flops_per_second", peak},
-                              {"share_of_peak", share},
-                              {"allocated_bytes", backend->allocated_bytes()}};
-    fmt::print("{}\n", j.dump());
-    return 0;
-  }
-  fmt::print("{}\n", backend->description());
-  fmt::print("{:.1f}M parameters, {} sequences of {} tokens, {}\n",
-             static_cast<double>(count.parameters) / 1e6, config.batch.micro_batch, config.batch.context,
-             name_of(config.compute.precision));
-  fmt::print("step           {:9.1f} ms   (fastest {:.1f}, slowest {:.1f}, {} steps)\n", t.median * 1e3,
-             t.fastest * 1e3, t.slowest * 1e3, request.steps);
-  fmt::print("  model        {:9.1f} ms   forward and backward\n", summary(model).median * 1e3);
-  fmt::print("  optimizer    {:9.1f} ms   with preparing the new weights\n",
-             (t.median - summary(model).median) * 1e3);
-  fmt::print("tokens/s       {:9.0f}\n", tokens_per_second);
-  fmt::print("of peak        {:9.1f} %    of {:.0f} GFLOP/s measured in a matrix product\n", share * 100,
-             peak / 1e9);
-  fmt::print("memory         {:9.1f} MB\n", static_cast<double>(backend->allocated_bytes()) / 1e6);
+  if (request.json)
+    print_json(request, config, *backend, result);
+  else
+    print_text(request, config, *backend, result);
   return 0;
 }
 
