@@ -59,7 +59,8 @@ class Operation {
   virtual bool cheap() const { return false; }  // worth running again instead of keeping the output
   // A loss: in training its backward() also makes output 0, and forward() is not called.
   virtual bool is_loss() const { return false; }
-  virtual std::size_t workspace_bytes(const std::vector<Shape>& /*in*/, DType /*compute*/, DType /*master*/,
+  // `logits`: the dtype in which the backend wants them (TokenKernels::logits).
+  virtual std::size_t workspace_bytes(const std::vector<Shape>& /*in*/, DType /*compute*/, DType /*logits*/,
                                       bool /*training*/, std::size_t /*logits_budget*/) const {
     return 0;
   }

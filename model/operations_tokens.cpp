@@ -73,17 +73,18 @@ class CrossEntropy final : public Operation {
   bool prepared_input(std::size_t i) const override { return i == 1; }
   bool accumulates(std::size_t) const override { return true; }
   bool is_loss() const override { return true; }
-  std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType master, bool training,
+  std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType logits, bool training,
                               std::size_t budget) const override {
-    const std::size_t row = row_bytes(in[1][0], compute, master, training);
+    const std::size_t row = row_bytes(in[1][0], compute, logits, training);
     const auto rows = static_cast<std::size_t>(in[0].rows());
     return std::max<std::size_t>(1, std::min(rows, budget / row)) * row;
   }
 
  private:
-  static std::size_t row_bytes(std::int64_t columns, DType compute, DType master, bool training) {
-    const std::size_t gradient = training && compute != master ? size_of(compute) : 0;
-    return static_cast<std::size_t>(columns) * (size_of(master) + gradient);
+  // Gradients in the logits' own dtype take their place.
+  static std::size_t row_bytes(std::int64_t columns, DType compute, DType logits, bool training) {
+    const std::size_t gradient = training && compute != logits ? size_of(compute) : 0;
+    return static_cast<std::size_t>(columns) * (size_of(logits) + gradient);
   }
   static Tensor entries(const Tensor& t, std::int64_t first, std::int64_t count) {
     return {static_cast<std::byte*>(t.data) + static_cast<std::size_t>(first) * size_of(t.dtype), t.dtype,
@@ -94,15 +95,15 @@ class CrossEntropy final : public Operation {
   void each_chunk(const Run& r, Body body) const {
     const bool training = !r.dout.empty();
     const std::int64_t columns = r.prepared[1]->rows(), rows = r.in[0].rows();
-    const DType master = r.backend->master();
+    const DType dtype = r.backend->logits(r.compute);
     const auto fit =
-        static_cast<std::int64_t>(r.workspace.bytes() / row_bytes(columns, r.compute, master, training));
+        static_cast<std::int64_t>(r.workspace.bytes() / row_bytes(columns, r.compute, dtype, training));
     const std::int64_t chunks = (rows + fit - 1) / fit;
     for (std::int64_t c = 0; c < chunks; ++c) {
       const std::int64_t first = rows * c / chunks, count = rows * (c + 1) / chunks - first;
-      const Tensor logits{r.workspace.data, master, Shape{count, columns}};
+      const Tensor logits{r.workspace.data, dtype, Shape{count, columns}};
       Tensor dlogits = logits;
-      if (training && r.compute != master)
+      if (training && r.compute != dtype)
         dlogits = {static_cast<std::byte*>(r.workspace.data) + logits.bytes(), r.compute,
                    Shape{count, columns}};
       body(first, count, logits, dlogits);

@@ -155,7 +155,8 @@ MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOp
   const Tape::Recording& r = tape.recording();
   if (r.nodes.empty()) throw std::logic_error("nothing was recorded on the tape");
   const DType master = backend.master();
-  const Plan plan = make_plan(tape, {r.nodes.back().outputs[0]}, master, options);
+  const Plan plan =
+      make_plan(tape, {r.nodes.back().outputs[0]}, master, backend.logits(options.compute), options);
   MemoryPlan m;
   m.weights = flat_layout(r.parameters, master).bytes;
   if (options.training) m.gradients = m.weights;

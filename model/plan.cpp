@@ -16,8 +16,8 @@ using Kind = Recording::Kind;
 
 class Planner {
  public:
-  Planner(const Recording& recording, Value result, DType master, const ProgramOptions& options)
-      : r_(recording), result_(result.id), master_(master), options_(options) {
+  Planner(const Recording& recording, Value result, DType master, DType logits, const ProgramOptions& options)
+      : r_(recording), result_(result.id), master_(master), logits_(logits), options_(options) {
     const std::size_t n = r_.values.size();
     storage_.assign(n, -1);
     again_.assign(n, -1);
@@ -350,7 +350,7 @@ class Planner {
     plan_.result = place(result_);
     touch(plan_.result, static_cast<int>(plan_.actions.size()));
     for (const int i : order_) {
-      const std::size_t w = node(i).op->workspace_bytes(r_.input_shapes(node(i)), options_.compute, master_,
+      const std::size_t w = node(i).op->workspace_bytes(r_.input_shapes(node(i)), options_.compute, logits_,
                                                         options_.training, options_.logits_budget);
       // The workspace is seen as i32: what is not a whole word of it would be lost (an odd row of bf16 was).
       plan_.workspace_bytes = std::max(plan_.workspace_bytes, (w + 3) / 4 * 4);
@@ -386,7 +386,7 @@ class Planner {
 
   const Recording& r_;
   int result_;
-  DType master_;
+  DType master_, logits_;
   ProgramOptions options_;
   Plan plan_;
   std::vector<int> order_;                                            // live nodes
@@ -398,8 +398,8 @@ class Planner {
 
 }  // namespace
 
-Plan make_plan(const Tape& tape, Value result, DType master, const ProgramOptions& options) {
-  return Planner(tape.recording(), result, master, options).run();
+Plan make_plan(const Tape& tape, Value result, DType master, DType logits, const ProgramOptions& options) {
+  return Planner(tape.recording(), result, master, logits, options).run();
 }
 
 std::vector<std::uint8_t> prepared_parameters(const Tape& tape) {

@@ -55,7 +55,8 @@ struct Plan {
   std::size_t workspace_bytes = 0;  // the largest any operation asks for
 };
 
-Plan make_plan(const Tape& tape, Value result, DType master, const ProgramOptions& options);
+// `master`, `logits`: of the backend it is for.
+Plan make_plan(const Tape& tape, Value result, DType master, DType logits, const ProgramOptions& options);
 
 // 1 for each parameter that takes part in a product as a prepared matrix.
 std::vector<std::uint8_t> prepared_parameters(const Tape& tape);

@@ -171,7 +171,7 @@ TEST(Plan, StoragesAliveTogetherNeverOverlap) {
     const Value losses = transformer(tape, small_gpt(), 2, 64);
     ProgramOptions options;
     options.recompute = recompute;
-    const Plan plan = make_plan(tape, losses, DType::f32, options);
+    const Plan plan = make_plan(tape, losses, DType::f32, DType::f32, options);
     ASSERT_GT(plan.storages.size(), 20u);
     for (const Storage& a : plan.storages)
       for (const Storage& b : plan.storages) {
@@ -186,8 +186,24 @@ TEST(Plan, RecomputingNeedsLessMemory) {
   const Value losses = transformer(tape, small_gpt(), 2, 64);
   ProgramOptions keep, again;
   again.recompute = true;
-  EXPECT_LT(make_plan(tape, losses, DType::f32, again).arena_bytes,
-            make_plan(tape, losses, DType::f32, keep).arena_bytes * 85 / 100);
+  EXPECT_LT(make_plan(tape, losses, DType::f32, DType::f32, again).arena_bytes,
+            make_plan(tape, losses, DType::f32, DType::f32, keep).arena_bytes * 85 / 100);
+}
+
+// Gradients in the dtype of the logits take their place; otherwise both are there.
+TEST(Plan, LogitsAndTheirGradientsShareMemoryWhereTheyCan) {
+  Tape tape;
+  const TransformerConfig c = small_gpt();
+  const Value losses = transformer(tape, c, 2, 64);
+  const auto elements = static_cast<std::size_t>(2 * 64 * c.padded_vocab);
+  ProgramOptions options;
+  options.compute = DType::bf16;
+  EXPECT_EQ(make_plan(tape, losses, DType::f32, DType::f32, options).workspace_bytes, elements * (4 + 2));
+  EXPECT_EQ(make_plan(tape, losses, DType::f32, DType::bf16, options).workspace_bytes, elements * 2);
+  options.training = false;
+  EXPECT_EQ(make_plan(tape, losses, DType::f32, DType::bf16, options).workspace_bytes, elements * 2);
+  options.compute = DType::f32;
+  EXPECT_EQ(make_plan(tape, losses, DType::f32, DType::f32, options).workspace_bytes, elements * 4);
 }
 
 class OnCpu : public testing::TestWithParam<DType> {};

@@ -16,6 +16,7 @@ class ReferenceBackend final : public Backend {
   std::string_view name() const override { return "reference"; }
   std::string description() const override { return "float64 reference, one thread"; }
   DType master() const override { return DType::f64; }
+  DType logits(DType) const override { return DType::f64; }
 
   // reference_backend.cpp: memory, optimizer, reductions, random
   std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) override;
