@@ -8,10 +8,10 @@
 // values 64 at a time, from the diagonal backwards, with a running maximum and sum for each row.
 //
 // Floor: operations. 4 D for each pair of a query and a key it sees, on the tensor cores; mma.sync reaches
-// about 60 % of what wgmma does on an H100 (on an A100 it is the only way). A warp of 32 rows uses each
-// fragment of keys and values twice: with 16 rows shared memory (128 bytes a cycle) would be slower than the
-// tensor cores. Keys and values of a group of heads are read from memory once and from the L2 cache by all
-// blocks of queries.
+// about 60 % of what wgmma does on an H100, which therefore has flash_attention_wgmma.cu. A warp of 32 rows
+// uses each fragment of keys and values twice: with 16 rows shared memory (128 bytes a cycle) would be slower
+// than the tensor cores. Keys and values of a group of heads are read from memory once and from the L2 cache
+// by all blocks of queries.
 
 namespace spectrain {
 namespace {
