@@ -203,6 +203,17 @@ TEST_F(Config, OverridesReachListsAndAreChecked) {
   EXPECT_THAT(refusal(path, {"trian.steps=1"}), HasSubstr("did you mean \"train\"?"));
 }
 
+TEST_F(Config, HalvesNeedAGpu) {
+  const std::string path = write("x.yaml", kRun), f16 = "optimizer.0.newton_schulz.precision=f16";
+  EXPECT_EQ(
+      refusal(path, {f16, "compute.device=cpu"}),
+      "--set " + f16 + ": newton_schulz.precision f16 needs the CUDA device; f32 and bf16 run on the CPU");
+  for (const char* const device : {"compute.device=cuda", "compute.device=auto"})
+    EXPECT_EQ(std::get<MuonOptions>(load_config(path, {f16, device}).optimizer.groups[0].rule)
+                  .newton_schulz.precision,
+              DType::f16);
+}
+
 TEST_F(Config, ChoosesTheMicroBatch) {
   RunConfig c;
   EXPECT_EQ(c.micro_batch(), 16);
