@@ -84,8 +84,9 @@ __global__ void __launch_bounds__(kThreads)
       digits[i] = static_cast<std::uint8_t>(d.digit(rows[i]));
     }
     __syncthreads();
-    if (threadIdx.x < kWarp) {
-      const int lane = static_cast<int>(threadIdx.x);
+    // The last warp: where threads run in the opposite order, it is the first that could miss the barrier.
+    if (threadIdx.x >= kThreads - kWarp) {
+      const int lane = static_cast<int>(threadIdx.x) % kWarp;
       for (int i = lane; i - lane < n; i += kWarp) {
         const bool here = i < n;
         const int digit = here ? digits[i] : 0;
