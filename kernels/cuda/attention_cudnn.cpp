@@ -8,7 +8,7 @@
 #include "kernels/cuda/cudnn_plan.h"
 
 // Attention through cuDNN's fused kernels (cudnn_graph.h). A plan is made for each layout when it is met for
-// the first time (code is chosen and partly compiled: a tenth of a second or so) and kept.
+// the first time (its code is compiled, which takes about half a second) and kept.
 
 namespace spectrain {
 namespace {

@@ -29,29 +29,6 @@ bool marked_nondeterministic(const Cudnn& cudnn, const CudnnDescriptor& configur
   return std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) != end;
 }
 
-// The first configuration that becomes a plan: the proposals are guesses from shapes, and an engine looks
-// closely (and compiles) only now.
-CudnnDescriptor first_plan(const Cudnn& cudnn, const std::vector<CudnnDescriptor>& configurations,
-                           const CudnnDevice& device) {
-  if (configurations.empty())
-    throw CudnnError("cuDNN " + cudnn.version_text() + " has no kernel for this attention on this device",
-                     CUDNN_STATUS_NOT_SUPPORTED);
-  for (std::size_t i = 0;; ++i) {
-    try {
-      CudnnDescriptor plan(cudnn, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-      plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configurations[i]);
-      if (device.properties != nullptr)
-        plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *device.properties);
-      else
-        plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &device.handle);
-      plan.finalize("making code for an attention");
-      return plan;
-    } catch (const CudnnError&) {
-      if (i + 1 == configurations.size()) throw;
-    }
-  }
-}
-
 }  // namespace
 
 CudnnDescriptor device_properties(const Cudnn& cudnn, const std::string& json) {
@@ -85,6 +62,27 @@ std::vector<CudnnDescriptor> engine_configurations(const Cudnn& cudnn, const Att
   if (deterministic)
     std::erase_if(configurations, [&](const auto& c) { return marked_nondeterministic(cudnn, c); });
   return configurations;
+}
+
+CudnnDescriptor first_plan(const Cudnn& cudnn, const std::vector<CudnnDescriptor>& configurations,
+                           const CudnnDevice& device) {
+  if (configurations.empty())
+    throw CudnnError("cuDNN " + cudnn.version_text() + " has no kernel for this attention on this device",
+                     CUDNN_STATUS_NOT_SUPPORTED);
+  for (std::size_t i = 0;; ++i) {
+    try {
+      CudnnDescriptor plan(cudnn, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+      plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configurations[i]);
+      if (device.properties != nullptr)
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *device.properties);
+      else
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &device.handle);
+      plan.finalize("making code for an attention");
+      return plan;
+    } catch (const CudnnError&) {
+      if (i + 1 == configurations.size()) throw;
+    }
+  }
 }
 
 std::int64_t engine_number(const Cudnn& cudnn, const CudnnDescriptor& configuration) {

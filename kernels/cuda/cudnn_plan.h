@@ -25,6 +25,11 @@ std::vector<CudnnDescriptor> engine_configurations(const Cudnn& cudnn, const Att
                                                    const CudnnDevice& device, bool deterministic);
 std::int64_t engine_number(const Cudnn& cudnn, const CudnnDescriptor& configuration);
 
+// The first of them that becomes a plan: the proposals are guesses from shapes, and an engine looks closely
+// (and compiles, which takes about half a second) only now. Throws CudnnError where none does.
+CudnnDescriptor first_plan(const Cudnn& cudnn, const std::vector<CudnnDescriptor>& configurations,
+                           const CudnnDevice& device);
+
 // An attention that can be run: the first proposal that cuDNN can make code for.
 class AttentionPlan {
  public:

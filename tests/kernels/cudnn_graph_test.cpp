@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <random>
@@ -26,8 +25,6 @@
 namespace spectrain {
 namespace {
 
-using ::testing::Contains;
-using ::testing::Each;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
@@ -82,8 +79,8 @@ Outcome started(const std::string& program, const HeadLayout& l) {
   return outcome;
 }
 
-Outcome engines(const HeadLayout& l) {
-  Outcome outcome = started("'" + kEngines + "' '" + kH100 + "'", l);
+Outcome engines(const HeadLayout& l, const char* what = "look") {
+  Outcome outcome = started("'" + kEngines + "' '" + kH100 + "' " + what, l);
   std::istringstream lines(outcome.text);
   for (std::string line; outcome.code == 0 && std::getline(lines, line);) {
     std::istringstream words(line);
@@ -105,13 +102,16 @@ class CudnnGraph
 TEST_P(CudnnGraph, CudnnHasHopperKernelsForIt) {
   const auto [head_dim, kv_heads, context] = GetParam();
   const HeadLayout layout{2, context, 12, kv_heads, head_dim};
-  const Outcome outcome = engines(layout);
+  const bool make = context == 1024;  // takes a while
+  const Outcome outcome = engines(layout, make ? "make" : "look");
   if (outcome.code == 77) GTEST_SKIP() << outcome.text;
   ASSERT_EQ(outcome.code, 0) << outcome.text;
   ASSERT_EQ(outcome.passes.size(), 3u) << outcome.text;
   for (const auto& [name, found] : outcome.passes) {
     EXPECT_THAT(found.engines, Not(IsEmpty())) << name;
-    EXPECT_TRUE(found.code == kMade || found.code == kStoppedByTheDriver) << name << " " << found.code;
+    if (make) {
+      EXPECT_TRUE(found.code == kMade || found.code == kStoppedByTheDriver) << name << " " << found.code;
+    }
   }
   // The kernels made for this generation, and not only those for all of them: 2 forward, 6 backward.
   EXPECT_EQ(outcome.passes.at("forward").engines.front(), 2) << outcome.text;
@@ -139,7 +139,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, CudnnGraph,
 
 TEST(CudnnGraphRefused, AHeadThatIsTooWideIsNoKernel) {
   if (!std::filesystem::exists(kEngines)) GTEST_SKIP() << "built without CUDA or without cuDNN's headers";
-  const Outcome outcome = engines({2, 1024, 12, 12, 512});
+  const Outcome outcome = engines({2, 1024, 12, 12, 512}, "make");
   if (outcome.code == 77) GTEST_SKIP() << outcome.text;
   ASSERT_EQ(outcome.code, 0) << outcome.text;
   EXPECT_THAT(outcome.passes.at("backward").engines, IsEmpty()) << outcome.text;
