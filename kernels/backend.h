@@ -29,6 +29,28 @@
 
 namespace spectrain {
 
+// ---------------------------------------------------------------------------------------------- sizes
+
+// What a memory plan asks of a backend. Also answered for a device that is not there (kernels/cuda/sizes.h).
+class BackendSizes {
+ public:
+  virtual std::string_view name() const = 0;  // "cpu", "cuda", "reference"
+  virtual DType master() const { return DType::f32; }
+  // In which dtype logits for cross_entropy() should be made.
+  virtual DType logits(DType /*compute*/) const { return DType::f32; }
+  // Of a PreparedMatrix.
+  virtual std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const = 0;
+  // Memory the backend keeps for its own use once products have run (packing buffers, work memory of
+  // libraries): it then counts among the allocated bytes, and a memory plan adds it.
+  virtual std::size_t working_bytes() const { return 0; }
+  // How many matrices of this shape one call of a batched product should get, at most: more do not make it
+  // faster.
+  virtual std::int64_t matrices_at_once(Shape /*matrix*/) const { return 1; }
+
+ protected:
+  ~BackendSizes() = default;
+};
+
 // ---------------------------------------------------------------------------------------------- memory
 
 // Memory owned by a backend, freed with the object. Aligned to 64 bytes; contents are uninitialised.
@@ -56,14 +78,12 @@ class MemoryKernels {
   // Throws Error "no room for 1.2 GB of <name> on cpu (3.0 GB in use)" when there is none.
   virtual std::unique_ptr<Buffer> allocate(std::size_t bytes, std::string_view name) = 0;
   virtual std::size_t allocated_bytes() const = 0;  // sum over live buffers and prepared matrices
-  // Memory the backend keeps for its own use once products have run (packing buffers): it then counts among
-  // the allocated bytes, and a memory plan adds it.
-  virtual std::size_t working_bytes() const { return 0; }
   virtual void fill(const Tensor& x, double value) = 0;
   virtual void copy(const Tensor& from, const Tensor& to) = 0;  // same numel; converts between float dtypes
   virtual void copy_from_host(const Tensor& to, const void* from) = 0;  // to.bytes() bytes, same dtype
   virtual void copy_to_host(void* to, const Tensor& from) = 0;
-  virtual void synchronize() = 0;  // returns when everything asked for so far is done
+  virtual void synchronize() = 0;                      // returns when everything asked for so far is done
+  virtual bool asynchronous() const { return false; }  // whether calls return before their work is done
   // Records what `work` asks for, without doing it. Null where a backend has nothing to gain from that (then
   // `work` is not called). The work must have run once before, in the ordinary way, with the same tensors; it
   // may not return anything to the host. Numbers handed to kernels are recorded as they are now.
@@ -99,7 +119,6 @@ class MatrixKernels {
  public:
   // `backward`: the matrix will also be used by linear_backward_input.
   virtual std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) = 0;
-  virtual std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const = 0;
   virtual void refresh(PreparedMatrix& matrix, const Tensor& master) = 0;
   // Its bytes in this backend's form, in host memory: the same for the same weights, for comparing ranks.
   virtual std::vector<std::byte> contents(const PreparedMatrix& matrix) const = 0;
@@ -133,8 +152,6 @@ class MatrixKernels {
                                  const Tensor& c) = 0;
   // c[M,M] += factor I. The default is for memory the host can read.
   virtual void add_identity(const Tensor& c, float factor);
-  // How many matrices of this shape one call of the above should get, at most: more do not make it faster.
-  virtual std::int64_t matrices_at_once(Shape /*matrix*/) const { return 1; }
 
  protected:
   ~MatrixKernels() = default;
@@ -253,8 +270,6 @@ double softcapped(const Softcap& cap, double z);  // one logit, for sampling
 
 class TokenKernels {
  public:
-  // In which dtype logits for cross_entropy() should be made.
-  virtual DType logits(DType /*compute*/) const { return DType::f32; }
   // out[r] = table[tokens[r]] (+ positions[r % context] if not empty); tables [V,C], [context or more, C]
   // master.
   virtual void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions,
@@ -333,7 +348,8 @@ class RandomKernels {
 
 // ---------------------------------------------------------------------------------------------- the whole
 
-class Backend : public MemoryKernels,
+class Backend : public BackendSizes,
+                public MemoryKernels,
                 public MatrixKernels,
                 public ActivationKernels,
                 public NormKernels,
@@ -344,9 +360,7 @@ class Backend : public MemoryKernels,
                 public RandomKernels {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view name() const = 0;    // "cpu", "cuda", "reference"
   virtual std::string description() const = 0;  // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
-  virtual DType master() const { return DType::f32; }
   void normalize(const Tensor& x, double safety, const Tensor& y) override;  // matrix by matrix
   void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
                          const Tensor& c) override;

@@ -151,7 +151,7 @@ std::uint64_t Parameters::hash() const {
   return h;
 }
 
-MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOptions& options) {
+MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const ProgramOptions& options) {
   const Tape::Recording& r = tape.recording();
   if (r.nodes.empty()) throw std::logic_error("nothing was recorded on the tape");
   const DType master = backend.master();

@@ -244,7 +244,7 @@ struct Program::Impl {
   template <class Pass>
   void run(PassKind kind, double gradient_scale, const Pass& pass) {
     Recorded& r = recorded[kind];
-    if (hooks.before_use || hooks.gradient_done || !r.recordable) return pass();
+    if (!backend.asynchronous() || hooks.before_use || hooks.gradient_done || !r.recordable) return pass();
     if (r.gradient_scale != gradient_scale) r = Recorded{};
     r.gradient_scale = gradient_scale;
     if (!r.ran) {

@@ -76,7 +76,7 @@ struct MemoryPlan {
   std::size_t workspace = 0;  // logits chunks, inputs, constants, what the backend keeps for itself
   std::size_t total() const { return weights + prepared + gradients + activations + workspace; }
 };
-MemoryPlan plan_memory(const Tape& tape, const Backend& backend, const ProgramOptions& options);
+MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const ProgramOptions& options);
 
 // What others want to know while a program runs; i is the parameter's index in Parameters. Either may be
 // empty.

@@ -26,7 +26,7 @@ class AdamW final : public UpdateRule {
     return {{"adam_m", part}, {"adam_v", part}};
   }
   double flops(const Shape& part) const override { return 15.0 * static_cast<double>(part.numel()); }
-  std::size_t workspace_bytes(std::span<const Shape>, const Backend&) const override { return 0; }
+  std::size_t workspace_bytes(std::span<const Shape>, const BackendSizes&) const override { return 0; }
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
 

@@ -141,7 +141,7 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
   return plan;
 }
 
-std::size_t workspace_bytes(const OptimizerPlan& plan, const Backend& backend) {
+std::size_t workspace_bytes(const OptimizerPlan& plan, const BackendSizes& backend) {
   std::size_t bytes = 0;
   for (const GroupPlan& g : plan.groups)
     if (!g.members.empty()) bytes += g.rule->workspace_bytes(g.part_shapes(), backend);
@@ -203,7 +203,7 @@ StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> piece
   return layout;
 }
 
-std::string describe(const OptimizerPlan& plan, double clip, const Backend& backend) {
+std::string describe(const OptimizerPlan& plan, double clip, const BackendSizes& backend) {
   std::vector<std::array<std::string, 8>> rows = {
       {"parameters", "tensors", "numbers", "rule", "lr", "decay", "state", "settings"}};
   for (const GroupPlan& g : plan.groups)

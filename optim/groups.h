@@ -50,7 +50,7 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
                           DType master);
 
 // What the rules allocate for whole parts, beside their state.
-std::size_t workspace_bytes(const OptimizerPlan& plan, const Backend& backend);
+std::size_t workspace_bytes(const OptimizerPlan& plan, const BackendSizes& backend);
 
 // What is updated at a time: a whole part, or, where the rule is element-wise, a range of a part's elements.
 struct Piece {
@@ -78,6 +78,6 @@ struct StateLayout {
 StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces, DType master);
 
 // The table of Optimizer::describe().
-std::string describe(const OptimizerPlan& plan, double clip, const Backend& backend);
+std::string describe(const OptimizerPlan& plan, double clip, const BackendSizes& backend);
 
 }  // namespace spectrain

@@ -55,7 +55,7 @@ double MatrixRule::flops(const Shape& part) const {
   return sum;
 }
 
-std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const Backend& backend) {
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const BackendSizes& backend) {
   std::vector<std::vector<std::size_t>> by_shape, batches;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const auto same = std::find_if(by_shape.begin(), by_shape.end(),
@@ -90,7 +90,7 @@ std::vector<Shape> batch_shapes(std::span<const Shape> parts,
 
 }  // namespace
 
-std::size_t MatrixRule::workspace_bytes(std::span<const Shape> parts, const Backend& backend) const {
+std::size_t MatrixRule::workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const {
   const std::vector<Shape> shapes = batch_shapes(parts, batches_of(parts, backend));
   std::size_t bytes = 0;
   for (const auto& stage : stages_) bytes += stage->workspace_bytes(shapes, backend);

@@ -34,7 +34,7 @@ class MatrixStage {
   virtual double flops(const Shape& part) const = 0;
   // As in UpdateRule, but of the batches [B, out, in] that apply() will be given. A stage must serve every
   // batch with one workspace as large as the largest needs.
-  virtual std::size_t workspace_bytes(std::span<const Shape> batches, const Backend& backend) const = 0;
+  virtual std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const = 0;
   virtual void prepare(Backend& backend, std::span<const Shape> batches) = 0;
   // in [B, out, in]: what the stage before made, which may be overwritten; empty for the first stage, which
   // reads the parts' gradients. Returns the stage's result, same shape, in a dtype that
@@ -44,7 +44,7 @@ class MatrixStage {
 
 // Which parts are updated together: indices, those of one shape in their order, in chunks of nearly equal
 // size.
-std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const Backend& backend);
+std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const BackendSizes& backend);
 
 // The factor of ShapeScale for an [out, in] matrix (optimizer.h). Sources: original, K. Jordan 2024;
 // match_rms, Liu et al. 2025 (2502.16982), so that RMS(update) is about 0.2, AdamW's; unit_rms, Bernstein and
@@ -74,7 +74,7 @@ class MatrixRule final : public UpdateRule {
   std::string objection(const Shape& part) const override;
   std::vector<StateSlot> state(const Shape& part) const override;
   double flops(const Shape& part) const override;
-  std::size_t workspace_bytes(std::span<const Shape> parts, const Backend& backend) const override;
+  std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
 

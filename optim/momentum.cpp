@@ -4,7 +4,7 @@
 
 namespace spectrain {
 
-std::size_t EmaMomentum::workspace_bytes(std::span<const Shape> batches, const Backend& backend) const {
+std::size_t EmaMomentum::workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const {
   std::int64_t largest = 0;
   for (const Shape& b : batches) largest = std::max(largest, b.numel());
   return static_cast<std::size_t>(largest) * size_of(backend.master());

@@ -19,7 +19,7 @@ class EmaMomentum final : public MatrixStage {
 
   std::vector<StateSlot> state(const Shape& part) const override { return {{"momentum", part}}; }
   double flops(const Shape& part) const override { return 5.0 * static_cast<double>(part.numel()); }
-  std::size_t workspace_bytes(std::span<const Shape> batches, const Backend& backend) const override;
+  std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> batches) override;
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
 

@@ -129,7 +129,7 @@ NewtonSchulz::Extent NewtonSchulz::extent(std::span<const Shape> batches) const 
   return e;
 }
 
-std::size_t NewtonSchulz::workspace_bytes(std::span<const Shape> batches, const Backend& backend) const {
+std::size_t NewtonSchulz::workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const {
   const Extent e = extent(batches);
   return static_cast<std::size_t>(e.iterate + 2 * e.squares + 2 * e.gram_squares) *
          size_of(iterated(backend.master()));

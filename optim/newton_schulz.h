@@ -80,7 +80,7 @@ class NewtonSchulz final : public MatrixStage {
   explicit NewtonSchulz(const NewtonSchulzOptions& options);
 
   double flops(const Shape& part) const override;
-  std::size_t workspace_bytes(std::span<const Shape> batches, const Backend& backend) const override;
+  std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> batches) override;
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
 

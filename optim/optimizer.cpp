@@ -156,7 +156,7 @@ std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, co
 }
 
 std::size_t Optimizer::workspace_bytes(std::span<const ParameterInfo> parameters,
-                                       const OptimizerConfig& config, const Backend& backend) {
+                                       const OptimizerConfig& config, const BackendSizes& backend) {
   const OptimizerPlan plan = plan_groups(pointers(parameters), config, backend.master());
   return spectrain::workspace_bytes(plan, backend) + sizeof(double);
 }

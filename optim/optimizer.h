@@ -114,7 +114,7 @@ class Optimizer {
   static std::size_t state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
                                  DType master);
   static std::size_t workspace_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,
-                                     const Backend& backend);
+                                     const BackendSizes& backend);
 
  private:
   struct Impl;

@@ -59,7 +59,7 @@ class UpdateRule {
 
   // Memory shared by all parts. prepare() is called once, before the first update, and allocates exactly
   // this.
-  virtual std::size_t workspace_bytes(std::span<const Shape> parts, const Backend& backend) const = 0;
+  virtual std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const = 0;
   virtual void prepare(Backend& backend, std::span<const Shape> parts) = 0;
 
   // One step of every part of the group. All parts at once, so that a device may batch those of equal shape;

@@ -1,7 +1,10 @@
 #include <cstdio>
 
 #include "fmt/format.h"
+#include "kernels/cuda/sizes.h"
+#include "kernels/cuda_plugin.h"
 #include "kernels/error.h"
+#include "train/command_plan_fits.h"
 #include "train/command_plan_ranks.h"
 #include "train/command_plan_tables.h"
 #include "train/commands.h"
@@ -20,6 +23,23 @@ Fabric fabric_of(const PlanRequest& request) {
   return fabric;
 }
 
+// The report for a GPU needs none: without one it is for an H100 and for the usual sizes of memory.
+std::string gpu_report(const RunConfig& config, const CudaListing& cuda) {
+  const bool there = !cuda.devices.empty();
+  const CudaSizes sizes(there ? cuda.devices.front().multiprocessors : CudaSizes::kH100Multiprocessors);
+  std::vector<double> memories = {24e9, 40e9, 80e9, 141e9};
+  if (there) memories = {static_cast<double>(cuda.devices.front().memory)};
+  return plan_report(config, sizes) + fits_report(config, sizes, memories);
+}
+
+std::string report(const RunConfig& config) {
+  const CudaListing cuda = list_cuda_devices();
+  const bool gpu = config.compute.device == Device::automatic && !cuda.devices.empty();
+  if (gpu || config.compute.device == Device::cuda) return gpu_report(config, cuda);
+  // Asked for sizes, holds no tensor.
+  return plan_report(config, *make_backend(config.compute));
+}
+
 }  // namespace
 
 int run_plan(const PlanRequest& request) {
@@ -27,12 +47,10 @@ int run_plan(const PlanRequest& request) {
   if (request.keys) text = key_reference();
   if (!request.config.empty()) {
     const RunConfig config = load_config(request.config, request.overrides, ConfigUse::model);
-    const std::unique_ptr<Backend> backend =
-        make_backend(config.compute);  // asked for sizes, holds no tensor
     if (request.json) {
       text += ranks_json(config, request.ranks);
     } else {
-      text += plan_report(config, *backend);
+      text += report(config);
       if (request.ranks > 0) text += ranks_report(config, request.ranks, fabric_of(request));
     }
     if (!request.json) text += "\nEffective configuration\n\n" + to_yaml(config, true);

@@ -112,7 +112,7 @@ std::string group_rows(const RunConfig& c, std::span<const ParameterInfo> parame
   return text;
 }
 
-std::string memory_rows(const MemoryTable& m, const RunConfig& c, const Backend& backend) {
+std::string memory_rows(const MemoryTable& m, const RunConfig& c, const BackendSizes& backend) {
   return fmt::format("\nMemory on {}\n", backend.name()) + row("weights", readable_bytes(m.weights)) +
          row("prepared matrices", readable_bytes(m.prepared), "the weights as products read them") +
          row("gradients", readable_bytes(m.gradients)) +
@@ -135,7 +135,7 @@ std::string lacking_rows(const RunConfig& c) {
 
 }  // namespace
 
-MemoryTable memory_table(const RunConfig& config, const Backend& backend) {
+MemoryTable memory_table(const RunConfig& config, const BackendSizes& backend) {
   const Tape tape = record(config);
   const MemoryPlan plan = plan_memory(tape, backend, program_options(config, true));
   MemoryTable table;
@@ -146,13 +146,12 @@ MemoryTable memory_table(const RunConfig& config, const Backend& backend) {
   table.workspace = plan.workspace;
   if (!config.optimizer.groups.empty()) {
     table.optimizer_state = Optimizer::state_bytes(tape.parameters(), config.optimizer, backend.master());
-    table.optimizer_workspace =
-        Optimizer::workspace_bytes(tape.parameters(), config.optimizer, backend);
+    table.optimizer_workspace = Optimizer::workspace_bytes(tape.parameters(), config.optimizer, backend);
   }
   return table;
 }
 
-std::string plan_report(const RunConfig& config, const Backend& backend) {
+std::string plan_report(const RunConfig& config, const BackendSizes& backend) {
   const Tape tape = record(config);
   const std::vector<ParameterInfo>& parameters = tape.parameters();
   return model_rows(config, parameters) + run_rows(config) + group_rows(config, parameters) +

@@ -9,7 +9,7 @@ namespace spectrain {
 
 // What `spectrain plan` derives from a configuration, from shapes alone: counts, steps, batches with their
 // reasons, the groups of parameters, the memory of every kind, and what still lacks before it can be trained.
-std::string plan_report(const RunConfig& config, const Backend& backend);
+std::string plan_report(const RunConfig& config, const BackendSizes& backend);
 
 // Bytes a training session and its optimizer will allocate on `backend`, by kind.
 struct MemoryTable {
@@ -19,6 +19,6 @@ struct MemoryTable {
     return weights + prepared + gradients + optimizer_state + optimizer_workspace + activations + workspace;
   }
 };
-MemoryTable memory_table(const RunConfig& config, const Backend& backend);
+MemoryTable memory_table(const RunConfig& config, const BackendSizes& backend);
 
 }  // namespace spectrain

@@ -32,17 +32,17 @@ std::string config_hash(const RunConfig& config) {
 
 }  // namespace
 
-Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch)
+Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch, Backend& backend)
     : collectives_(collectives),
       config_(with_resolved_model(load_config(request.config, request.overrides))),
       own_(share_of_rank(config_, collectives.ranks())),
       steps_(config_.steps()),
       count_(count(config_.model, config_.batch.context)),
-      first_lr_(rule_for(config_.optimizer.groups.front().rule)->lr()) {
+      first_lr_(rule_for(config_.optimizer.groups.front().rule)->lr()),
+      backend_(&backend) {
   own_.compute.threads = threads_share(config_.compute.threads, launch);
   data_ = training_loader(own_);
   validation_ = validation_loader(own_);
-  backend_ = make_backend(own_.compute);
   const DistributedOptions options{config_.distributed.sharding, config_.distributed.bucket_mib << 20};
   const bool shared = several() && options.sharding == Sharding::owners;
   session_ = std::make_unique<Session>(own_, *backend_, true,
@@ -87,6 +87,7 @@ void Trainer::agree_on_validations() {
   backend_->copy_from_host(x, &last);
   collectives_.wait(collectives_.all_reduce(x, Reduce::max, "the start of the run"));
   backend_->copy_to_host(&last, x);
+  collectives_.check();
   if (last > own) remember(static_cast<std::int64_t>(last), 0, 0);
 }
 
@@ -346,6 +347,7 @@ void Trainer::print_end(std::int64_t step) const {
 // A device may still be at the update when step() returns: its seconds belong to the training, not to what
 // comes between two steps.
 void Trainer::settle() {
+  if (!backend_->asynchronous()) return;
   clock_.start();
   backend_->synchronize();
   clock_.stop();

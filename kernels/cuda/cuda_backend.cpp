@@ -22,6 +22,7 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, options.device), "asking for the device's properties");
   multiprocessors_ = properties.multiProcessorCount;
+  sizes_ = CudaSizes(multiprocessors_);
   capability_ = 10 * properties.major + properties.minor;
   if (options.most_capability > 0) capability_ = std::min(capability_, options.most_capability);
   shared_limit_ = properties.sharedMemPerBlockOptin;

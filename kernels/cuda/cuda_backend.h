@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/options.h"
+#include "kernels/cuda/sizes.h"
 
 // The CUDA backend. One .cu (kernels) or .cpp (calls of libraries) per family implements the members declared
 // here. Everything runs in one stream, in the order of the calls; a second stream carries inputs to the
@@ -26,7 +27,12 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   std::string description() const override;
-  DType logits(DType compute) const override { return compute; }
+  DType logits(DType compute) const override { return sizes_.logits(compute); }
+  std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override {
+    return sizes_.prepared_bytes(shape, compute, backward);
+  }
+  std::size_t working_bytes() const override { return sizes_.working_bytes(); }
+  std::int64_t matrices_at_once(Shape matrix) const override { return sizes_.matrices_at_once(matrix); }
 
   // ---- for the families
   cudaStream_t stream() const { return stream_; }
@@ -53,11 +59,11 @@ class CudaBackend final : public Backend {
   void copy_from_host(const Tensor& to, const void* from) override;
   void copy_to_host(void* to, const Tensor& from) override;
   void synchronize() override { wait(); }
+  bool asynchronous() const override { return true; }
   std::unique_ptr<Replay> record(const std::function<void()>& work) override;
 
   // matrices.cpp: through Products; matrix_kernels.cu: bias_gradient
   std::unique_ptr<PreparedMatrix> prepare(const Tensor& master, DType compute, bool backward) override;
-  std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override;
   void refresh(PreparedMatrix& matrix, const Tensor& master) override;
   std::vector<std::byte> contents(const PreparedMatrix& matrix) const override;
   void linear(const Tensor& x, const PreparedMatrix& w, const Tensor& bias, Activation act, const Tensor& pre,
@@ -73,7 +79,6 @@ class CudaBackend final : public Backend {
   void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
                          const Tensor& c) override;
   void add_identity(const Tensor& c, float factor) override;
-  std::int64_t matrices_at_once(Shape matrix) const override;
 
   // activation.cu
   void activation(Activation act, const Tensor& x, const Tensor& y) override;
@@ -137,6 +142,7 @@ class CudaBackend final : public Backend {
   Attention& attention_state();
 
   CudaOptions options_;
+  CudaSizes sizes_;
   int multiprocessors_ = 0, capability_ = 0;
   std::size_t shared_limit_ = 0, total_memory_ = 0;
   std::string description_;

@@ -10,7 +10,7 @@ namespace spectrain {
 // slots take turns: the host fills one while the other is on its way.
 struct CudaBackend::Inbox {
   static constexpr int kSlots = 16;
-  static constexpr std::size_t kBytes = std::size_t{1} << 20;  // larger ones go directly
+  static constexpr std::size_t kBytes = CudaSizes::kInboxBytes / kSlots;  // larger ones go directly
 
   explicit Inbox(cudaStream_t compute);
   ~Inbox();

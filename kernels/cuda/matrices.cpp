@@ -102,10 +102,6 @@ std::unique_ptr<PreparedMatrix> CudaBackend::prepare(const Tensor& master, DType
   return matrix;
 }
 
-std::size_t CudaBackend::prepared_bytes(Shape shape, DType compute, bool) const {
-  return static_cast<std::size_t>(shape.numel()) * size_of(compute);
-}
-
 void CudaBackend::refresh(PreparedMatrix& w, const Tensor& master) {
   require_float(master, "refresh", "master");
   require(master.rows() == w.rows() && master.cols() == w.cols(), "refresh", "master has another shape");

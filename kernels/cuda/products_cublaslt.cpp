@@ -25,7 +25,7 @@ namespace spectrain {
 namespace {
 
 // Of which the library's kernels may use all: NVIDIA's advice for Hopper ("cublasSetWorkspace").
-constexpr std::size_t kWorkspace = std::size_t{32} << 20;
+constexpr std::size_t kWorkspace = CudaSizes::kProductWorkspace;
 constexpr std::uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 constexpr int kCandidates = 8;           // are timed
 constexpr float kTimed = 5;              // milliseconds for each of them, about

@@ -75,24 +75,4 @@ void CudaBackend::add_identity(const Tensor& c, float factor) {
   });
 }
 
-// Tiles come in waves, as many as blocks fit on the device at a time; a last wave that is nearly empty costs
-// as much as a full one. The fewest matrices whose waves are at least 94% full, or the fullest there are, as
-// long as the work memory of a Newton-Schulz iteration on them stays small.
-std::int64_t CudaBackend::matrices_at_once(Shape matrix) const {
-  constexpr double kMostBytes = 256.0 * (1 << 20), kFull = 0.94;
-  const std::int64_t small = std::min(matrix.rows(), matrix.cols());
-  const std::int64_t tiles = triangle_tiles(small), places = 2 * multiprocessors();
-  // In float32 the momentum's result; in 16 bits the iterate, its Gram matrix and the polynomial.
-  const double bytes = 6.0 * static_cast<double>(matrix.numel()) + 4.0 * static_cast<double>(small * small);
-  const auto most = static_cast<std::int64_t>(std::clamp(kMostBytes / std::max(bytes, 1.0), 1.0, 64.0));
-  std::int64_t best = 1;
-  double best_share = 0;
-  for (std::int64_t n = 1; n <= most && best_share < kFull; ++n) {
-    const std::int64_t waves = (n * tiles + places - 1) / places;
-    const double share = static_cast<double>(n * tiles) / static_cast<double>(waves * places);
-    if (share > best_share) best = n, best_share = share;
-  }
-  return best;
-}
-
 }  // namespace spectrain

@@ -242,7 +242,8 @@ TEST_P(CudaTraining, PlannedMemoryIsWhatIsAllocated) {
     const MemoryPlan plan = plan_memory(tape, *backend, options);
     Parameters parameters(tape, *backend, compute, true);
     Program program(tape, losses, parameters, options);
-    EXPECT_EQ(backend->allocated_bytes() - before, plan.total());
+    // What the backend keeps for itself it takes with the first product.
+    EXPECT_EQ(backend->allocated_bytes() - before, plan.total() - backend->working_bytes());
   }
 }
 
