@@ -96,7 +96,6 @@ void BucketTraffic::send_gradients(std::size_t b) {
   for (const ShardPiece& p : bucket.pieces)
     backend_.copy(range(parameters_.view(p.parameter).gradient, p.element, p.numel()),
                   range(staged, p.offset, p.numel()));
-  backend_.synchronize();
   const Tensor own = gradients_->view(master, {bucket.block(rank_)},
                                       static_cast<std::size_t>(own_start_[b]) * size_of(master));
   if (!bucket.grouped) {
@@ -149,7 +148,6 @@ void BucketTraffic::start_gathers() {
     if (count > 0)
       backend_.copy(
           masters_->view(backend_.master(), {count}, static_cast<std::size_t>(own_start_[b]) * size), block);
-    backend_.synchronize();
     Event event;
     if (!bucket.grouped)
       event = collectives_.all_gather(block, staged, weight_names_[b]);

@@ -175,6 +175,7 @@ StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const
   if (several) m.collectives.wait(m.collectives.all_reduce(added, Reduce::sum, "the gradient's norm"));
   double values[kSums + Impl::kMostSums + 1];
   m.backend.copy_to_host(values, all);
+  m.collectives.check();  // on a device, only now is it known whether that is what the ranks added
   std::copy(values + kSums, values + count, sums.begin());
   losses = {values[count], values[kLoss]};
 
@@ -209,6 +210,7 @@ void DistributedOptimizer::compare_weights(std::int64_t step) {
   m.backend.copy_from_host(from, own.data());
   m.collectives.wait(m.collectives.all_gather(from, to, "hashes of the weights"));
   m.backend.copy_to_host(all.data(), to);
+  m.collectives.check();
   for (std::size_t i = 0; i < count; ++i)
     for (int r = 1; r < ranks; ++r)
       if (all[static_cast<std::size_t>(r) * count + i] != all[i])

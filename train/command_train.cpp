@@ -6,7 +6,9 @@
 #include "train/commands.h"
 #include "train/config.h"
 #include "train/failure.h"
+#include "train/gpu_ranks.h"
 #include "train/launch.h"
+#include "train/launch_gpus.h"
 #include "train/launch_ranks.h"
 #include "train/session.h"
 #include "train/trainer.h"
@@ -15,10 +17,11 @@ namespace spectrain {
 namespace {
 
 void check_ranks(const TrainRequest& request, const Launch& launch) {
-  if (request.gpus > 0)
-    throw RequestError(
-        fmt::format("--gpus {}: this version trains on the CPU only; use --ranks {} --device cpu",
-                    request.gpus, request.gpus));
+  if (launch.launcher != Launcher::none && request.gpus > 0 && request.gpus != launch.local_ranks)
+    throw RequestError(fmt::format(
+        "--gpus is {}, but {} has started {} rank{} on this host; leave --gpus out, that number "
+        "counts",
+        request.gpus, name_of(launch.launcher), launch.local_ranks, launch.local_ranks == 1 ? "" : "s"));
   if (launch.launcher != Launcher::none && request.ranks > 0 && request.ranks != launch.ranks)
     throw RequestError(
         fmt::format("--ranks is {}, but {} has started {} ranks; leave --ranks out, its number counts",
@@ -28,16 +31,20 @@ void check_ranks(const TrainRequest& request, const Launch& launch) {
 // The configuration as text, or why it is refused.
 struct Reading {
   double timeout = DistributedSection().timeout;  // seconds
+  ComputeSection compute;                         // of this rank
   std::string text;
   bool refused = false;
 };
 
-Reading read_configuration(const TrainRequest& request, int ranks) {
+Reading read_configuration(const TrainRequest& request, const Launch& launch) {
   Reading reading;
   try {
     const RunConfig config = with_resolved_model(load_config(request.config, request.overrides));
     reading.timeout = config.distributed.timeout;
-    share_of_rank(config, ranks);
+    check_gpus_wanted(request.gpus, config.compute.device);
+    reading.compute = share_of_rank(config, launch.ranks).compute;
+    reading.compute.threads = threads_share(config.compute.threads, launch);
+    if (request.gpus > 0) reading.compute.device = Device::cuda;
     reading.text = to_yaml(config);
   } catch (const RequestError& e) {
     reading.text = e.what();
@@ -68,11 +75,13 @@ int run_train(const TrainRequest& request) {
     throw;
   }
   if (request.ranks > 1 && launch.launcher == Launcher::none) return launch_ranks(request);
+  if (request.gpus > 1 && launch.launcher == Launcher::none) return launch_gpus(request);
 
   if (!prints_to_terminal(launch)) setenv("TERM", "dumb", 1);  // for Progress: plain lines
-  const Reading reading = read_configuration(request, launch.ranks);
+  const Reading reading = read_configuration(request, launch);
   if (reading.refused && launch.ranks == 1) throw RequestError(reading.text);
-  const std::unique_ptr<Collectives> collectives = make_collectives(launch, reading.timeout);
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Collectives> collectives = make_collectives(launch, reading.timeout);
   try {
     check_together(*collectives, reading);
   } catch (const RequestError& e) {
@@ -83,7 +92,9 @@ int run_train(const TrainRequest& request) {
   // Lives until the failure below is known: messages on their way use its memory.
   std::unique_ptr<Trainer> trainer;
   try {
-    trainer = std::make_unique<Trainer>(request, *collectives, launch);
+    backend = make_rank_backend(reading.compute, launch);
+    join_backends(collectives, *backend, launch, reading.timeout);
+    trainer = std::make_unique<Trainer>(request, *collectives, launch, *backend);
     trainer->run();
   } catch (const PeerFailure&) {
     throw;

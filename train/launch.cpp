@@ -11,6 +11,7 @@
 #include <initializer_list>
 
 #include "kernels/error.h"
+#include "kernels/sockets.h"
 
 namespace spectrain {
 namespace {
@@ -186,6 +187,7 @@ std::optional<Launch> torchrun(const Variables& v) {
           name));
   l.address = *v.text("MASTER_ADDR");
   l.port = *port(v);
+  if (l.rank == 0) l.listener = v.number(kListenerVariable).value_or(-1);
   if (v.text("TORCHELASTIC_USE_AGENT_STORE") == "True") l.port += l.port < 65535 ? 1 : -1;
   if (v.text(kNames.local_rank) || v.text(kNames.local_ranks)) {
     add_local(v, l, kNames);
@@ -281,14 +283,26 @@ bool prints_to_terminal(const Launch& launch) {
   return terminal;
 }
 
-std::unique_ptr<Collectives> make_collectives(const Launch& launch, double timeout) {
-  if (launch.ranks == 1) return make_single_collectives();
+RankPlace rank_place(const Launch& launch, double timeout) {
   RankPlace place{launch.rank, launch.ranks, launch.address, launch.port, timeout};
   place.last_words = [](const std::string& message) {
     const std::string line = fmt::format("spectrain: {}\n", message);
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
     _exit(1);
   };
+  return place;
+}
+
+std::unique_ptr<Collectives> make_collectives(const Launch& launch, double timeout) {
+  if (launch.ranks == 1) return make_single_collectives();
+  RankPlace place = rank_place(launch, timeout);
+  if (launch.listener >= 0) {
+    // Only if it is what the variable says: that may have been left behind.
+    Socket inherited(launch.listener);
+    if (near_end(inherited).port == launch.port) place.listener = inherited.fd();
+    inherited.release();
+  }
+  if (place.listener >= 0) fcntl(place.listener, F_SETFD, FD_CLOEXEC);
   return launch.launcher == Launcher::openmpi ? make_mpi_collectives(place) : make_tcp_collectives(place);
 }
 

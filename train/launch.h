@@ -24,10 +24,14 @@ struct Launch {
   std::string address = "127.0.0.1";    // of rank 0, where they meet over TCP
   int port = 0;                         // of rank 0; 0 where MPI brings them together
   int cores = 0;                        // the launcher set aside for this rank; 0: it does not say
+  int listener = -1;  // rank 0's socket that listens at `port` already, inherited (local_ranks.h); -1: none
 
   bool is_first() const { return rank == 0; }
   bool operator==(const Launch&) const = default;
 };
+
+// Where a launcher of this program's own leaves the number of that socket.
+constexpr const char* kListenerVariable = "SPECTRAIN_LISTENER";
 
 // The value of an environment variable.
 using Environment = std::function<std::optional<std::string>(const char* name)>;
@@ -71,8 +75,11 @@ int threads_share(int configured, const Launch& launch);
 // standard output, whatever becomes of it then: under Open MPI the question goes to mpirun's output.
 bool prints_to_terminal(const Launch& launch);
 
+// Where this rank stands, for collectives that meet over TCP; last_words say the message and end the process.
+RankPlace rank_place(const Launch& launch, double timeout);
+
 // How the ranks meet: one rank, single; Open MPI's, through the MPI plug-in; all others over TCP at
-// launch.address and launch.port. `timeout` in seconds, for all to come and for each operation.
+// launch.address and launch.port. For memory of the host: gpu_ranks.h. `timeout` in seconds, for all to come and for each operation.
 std::unique_ptr<Collectives> make_collectives(const Launch& launch, double timeout);
 
 }  // namespace spectrain

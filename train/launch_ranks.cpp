@@ -8,6 +8,7 @@
 
 #include "kernels/collectives.h"
 #include "kernels/error.h"
+#include "train/child_process.h"
 #include "train/config.h"
 #include "train/mpirun_output.h"
 #include "train/mpirun_process.h"

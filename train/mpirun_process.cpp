@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,14 +12,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <climits>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <utility>
 
 #include "kernels/error.h"
+#include "train/child_process.h"
 
 namespace spectrain {
 namespace {
@@ -29,17 +27,6 @@ constexpr const char* kInstall =
     "install Open MPI (Debian, Ubuntu: openmpi-bin), or start the ranks with torchrun or srun";
 
 // ---- the environment of mpirun
-
-// mpirun must not take this process, itself perhaps in somebody's job of one rank, for a part of it, nor
-// spread the ranks over the hosts of an allocation.
-bool belongs_to_a_job(std::string_view name) {
-  static const bool in_openmpi = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
-  for (const char* prefix : {"OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_", "PBS_", "LSB_", "PRTE_"})
-    if (name.starts_with(prefix)) return true;
-  for (const char* exact : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PE_HOSTFILE"})
-    if (name == exact) return true;
-  return in_openmpi && name.starts_with("OMPI_");
-}
 
 // Containers may forbid one process to read another's memory, which Open MPI tries and then fails on.
 bool may_read_memory_of_processes() {
@@ -77,44 +64,7 @@ std::vector<std::string> mpirun_environment() {
   return out;
 }
 
-std::vector<char*> pointers(const std::vector<std::string>& texts) {
-  std::vector<char*> out;
-  for (const std::string& text : texts) out.push_back(const_cast<char*>(text.c_str()));
-  out.push_back(nullptr);
-  return out;
-}
-
-// ---- signals and children of this process
-
-// While it lives, these signals are read from a descriptor instead of doing what they do.
-class SignalQueue {
- public:
-  SignalQueue() {
-    sigset_t set;
-    sigemptyset(&set);
-    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) sigaddset(&set, s);
-    sigprocmask(SIG_BLOCK, &set, &before_);
-    fd_ = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (fd_ < 0) throw Error(fmt::format("the system gives no signal queue: {}", std::strerror(errno)));
-  }
-  ~SignalQueue() {
-    close(fd_);
-    sigprocmask(SIG_SETMASK, &before_, nullptr);
-  }
-  SignalQueue(const SignalQueue&) = delete;
-  SignalQueue& operator=(const SignalQueue&) = delete;
-
-  int descriptor() const { return fd_; }
-  const sigset_t& before() const { return before_; }  // what was blocked without it
-  int next() const {                                  // 0: none is left
-    signalfd_siginfo info{};
-    return read(fd_, &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo) : 0;
-  }
-
- private:
-  sigset_t before_;
-  int fd_ = -1;
-};
+// ---- children of this process
 
 std::vector<pid_t> children() {
   std::vector<pid_t> out;
@@ -162,38 +112,6 @@ void end_leftovers(const std::vector<pid_t>& had_before) {
   sigprocmask(SIG_SETMASK, &mask, nullptr);
   if (getppid() == parent) execve(argv[0], argv, environment);  // else it died before the request to be told
   _exit(127);
-}
-
-struct Pipe {
-  int from = -1, to = -1;
-  Pipe() {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0) throw Error(fmt::format("no pipe for mpirun: {}", std::strerror(errno)));
-    from = ends[0];
-    to = ends[1];
-    fcntl(from, F_SETFL, O_NONBLOCK);
-  }
-  ~Pipe() {
-    close(from);
-    close_to();
-  }
-  Pipe(const Pipe&) = delete;
-  Pipe& operator=(const Pipe&) = delete;
-  void close_to() {
-    if (to >= 0) close(std::exchange(to, -1));
-  }
-};
-
-// Returns false at the end of the stream.
-bool drain(int from, const std::function<void(std::string_view)>& sink) {
-  std::array<char, 4096> buffer;
-  while (true) {
-    const ssize_t n = read(from, buffer.data(), buffer.size());
-    if (n > 0)
-      sink({buffer.data(), static_cast<std::size_t>(n)});
-    else if (n == 0 || errno != EINTR)
-      return n < 0 && errno == EAGAIN;
-  }
 }
 
 // Until the child has ended.
@@ -252,13 +170,6 @@ std::string find_mpirun() {
   if (version.find("Open MPI") == version.npos && version.find("OpenRTE") == version.npos)
     throw Error(fmt::format("--ranks needs Open MPI's mpirun, but {} is another one; {}", path, kInstall));
   return path;
-}
-
-std::string own_path() {
-  std::array<char, PATH_MAX> path{};
-  const ssize_t n = readlink("/proc/self/exe", path.data(), path.size());
-  if (n <= 0) throw Error(fmt::format("the path of this program is unknown: {}", std::strerror(errno)));
-  return {path.data(), static_cast<std::size_t>(n)};
 }
 
 MpirunEnd run_mpirun(const std::vector<std::string>& arguments,

@@ -10,9 +10,6 @@ namespace spectrain {
 // The path of Open MPI's mpirun, the first on PATH. Throws Error where there is none, or another MPI's.
 std::string find_mpirun();
 
-// The path of the running program.
-std::string own_path();
-
 struct MpirunEnd {
   int status = 0;      // of waitpid
   int interrupts = 0;  // signals that asked this process to end meanwhile

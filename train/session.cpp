@@ -13,10 +13,12 @@ RunConfig with_resolved_model(RunConfig config) {
   return config;
 }
 
-std::unique_ptr<Backend> make_backend(const ComputeSection& compute) {
+std::unique_ptr<Backend> make_backend(const ComputeSection& compute, int gpu) {
   if (compute.device != Device::cpu) {
     std::string reason;
-    std::unique_ptr<Backend> cuda = make_cuda_backend({}, reason);
+    CudaOptions options;
+    options.device = gpu;
+    std::unique_ptr<Backend> cuda = make_cuda_backend(options, reason);
     if (cuda) return cuda;
     if (compute.device == Device::cuda)
       throw RequestError(fmt::format("compute.device is cuda, but {}; use --device cpu", reason));
@@ -106,6 +108,7 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
   if (ranks > 1) collectives->wait(collectives->all_reduce(total, Reduce::sum, "the validation loss"));
   double sum = 0;
   session.backend().copy_to_host(&sum, total);
+  if (ranks > 1) collectives->check();
   const std::int64_t predicted = sequences * context;
   return {sum / static_cast<double>(predicted), predicted};
 }

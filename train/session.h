@@ -14,7 +14,8 @@ namespace spectrain {
 RunConfig with_resolved_model(RunConfig config);
 
 // The backend a configuration asks for. Throws RequestError when this build or machine does not have it.
-std::unique_ptr<Backend> make_backend(const ComputeSection& compute);
+// `gpu`: which, where there are several.
+std::unique_ptr<Backend> make_backend(const ComputeSection& compute, int gpu = 0);
 
 // A configured model in memory: parameters, and programs of the shapes asked for.
 class Session {

@@ -32,7 +32,8 @@ std::string config_hash(const RunConfig& config) {
 
 }  // namespace
 
-Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch, Backend& backend)
+Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch,
+                 Backend& backend)
     : collectives_(collectives),
       config_(with_resolved_model(load_config(request.config, request.overrides))),
       own_(share_of_rank(config_, collectives.ranks())),

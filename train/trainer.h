@@ -30,7 +30,8 @@ class Trainer {
   // The configuration must be the same on all ranks, and one that they can share.
   // Everything that can be refused is refused here, before a file is written: with `resume` the newest
   // complete checkpoint is loaded first. Then the run directory is made.
-  Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch);
+  // `backend` is this rank's, and the collectives are for its memory.
+  Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch, Backend& backend);
 
   void run();  // to the end, or to the first interrupt; throws Error when the run fails
 
@@ -74,7 +75,7 @@ class Trainer {
   ModelCount count_;
   double first_lr_;  // of the first group, before the schedule: what progress lines show
   std::unique_ptr<TokenLoader> data_, validation_;
-  std::unique_ptr<Backend> backend_;
+  Backend* backend_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<DistributedOptimizer> optimizer_;
   std::unique_ptr<Buffer> loss_memory_;

@@ -222,7 +222,11 @@ TEST_F(LaunchRanks, WhatCannotBeIsSaidOnceBeforeARankStarts) {
   refused(2, "--ranks", {"train", config, "--ranks", "0"});
   refused(2, "--ranks", {"train", config, "--ranks", "1025"});
   refused(2, "--ranks excludes --gpus", {"train", config, "--ranks", "2", "--gpus", "2"});
-  refused(2, "--gpus 4: this version trains on the CPU only", {"train", config, "--gpus", "4"});
+  refused(
+      2,
+      "--gpus 4: this build has no CUDA part (libspectrain_cuda.so is not beside the program); use --ranks 4",
+      {"train", config, "--gpus", "4", "--device", "auto"});
+  refused(2, "--gpus is 4, but compute.device is cpu", {"train", config, "--gpus", "4"});
 
   put_contents(bin_ + "/version", "HYDRA build details:\n");
   refused(1, "is another one; install Open MPI", {"train", config, "--ranks", "2"});

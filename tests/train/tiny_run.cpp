@@ -127,7 +127,8 @@ std::string train(const std::string& config, const std::vector<std::string>& ove
   Captured captured;
   const auto collectives = make_single_collectives();
   const TrainRequest request{config, overrides, existing == Existing::resume, existing == Existing::force};
-  Trainer(request, *collectives, Launch{}).run();
+  const auto backend = make_backend(load_config(request.config, request.overrides).compute);
+  Trainer(request, *collectives, Launch{}, *backend).run();
   return captured.take();
 }
 
