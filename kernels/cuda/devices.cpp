@@ -96,7 +96,9 @@ constexpr KnownLibrary kLibraries[] = {
     {"cuDNN", "libcudnn.so.9", cudnn_version,
      SPECTRAIN_CUDNN ? nullptr : "this build was made without its headers",
      "attention is computed by the program's own kernels"},
-    {"NCCL", "libnccl.so.2", nccl_version, nullptr, "several GPUs cannot work together"},
+    {"NCCL", "libnccl.so.2", nccl_version,
+     SPECTRAIN_NCCL ? nullptr : "this build was made without its header",
+     "several GPUs cannot work together"},
 };
 
 void describe(const KnownLibrary& known, CudaPluginLibrary& described) {
