@@ -59,6 +59,9 @@ class CudnnAttention final : public LibraryAttention {
                const Tensor& lse) override {
     Entry* const entry = ready(AttentionPass::forward, layout, {&qkv, &out});
     if (entry == nullptr) return false;
+    // A layout goes one way from its first call on: a gradient that cannot be had is found out now, and not
+    // after a forward pass whose bits no later one repeats.
+    if (lse && ready(AttentionPass::backward, layout, {}) == nullptr) return false;
     void* const rows = lse ? lse.data : scratch_rows(layout);
     float factor = static_cast<float>(scale);
     using T = AttentionTensor;
@@ -165,14 +168,22 @@ class CudnnAttention final : public LibraryAttention {
     entries_.push_back(std::move(entry));
     return *entries_.back();
   }
-  void make_plan(Entry& entry) {
+  // Throws where there can be no gradient; what is not found out here shows when its plan is made.
+  void check_backward(const HeadLayout& part) {
     // Up to 9.15 the backward pass reads keys behind the last one of such a sequence.
-    if (entry.pass == AttentionPass::backward && cudnn_->version <= 91500 && entry.layout.context % 128 != 0)
+    if (cudnn_->version <= 91500 && part.context % 128 != 0)
       throw Error(fmt::format(
           "{} computes the gradient of contexts that are multiples of 128 only, and this one is {}",
-          description(), entry.layout.context));
+          description(), part.context));
+    const AttentionGraph graph(cudnn_, AttentionPass::backward, part, handle_);
+    if (engine_configurations(*cudnn_, graph, {handle_, nullptr}, true).empty())
+      throw Error(description() + " has no kernel for the gradient of this attention on this device");
+  }
+  void make_plan(Entry& entry) {
     HeadLayout part = entry.layout;
-    if (entry.pass == AttentionPass::backward) part.batch = sequences_at_once(entry.layout);
+    part.batch = sequences_at_once(entry.layout);
+    check_backward(part);  // for the forward pass, too: evaluation and training go the same way
+    if (entry.pass == AttentionPass::forward) part.batch = entry.layout.batch;
     entry.sequences = part.batch;
     entry.plan = std::make_unique<AttentionPlan>(cudnn_, entry.pass, part, CudnnDevice{handle_, nullptr});
     const std::int64_t bytes = entry.plan->workspace_bytes();
