@@ -79,8 +79,8 @@ bool prints_to_terminal(const Launch& launch);
 RankPlace rank_place(const Launch& launch, double timeout);
 
 // How the ranks meet: one rank, single; Open MPI's, through the MPI plug-in; all others over TCP at
-// launch.address and launch.port. For memory of the host: gpu_ranks.h. `timeout` in seconds, for all to come
-// and for each operation.
+// launch.address and launch.port. These are for memory of the host; for that of GPUs: gpu_ranks.h. `timeout`
+// in seconds, for all to come and for each operation.
 std::unique_ptr<Collectives> make_collectives(const Launch& launch, double timeout);
 
 }  // namespace spectrain
