@@ -361,6 +361,12 @@ class Backend : public BackendSizes,
  public:
   virtual ~Backend() = default;
   virtual std::string description() const = 0;  // "AMD EPYC, 2 threads, AVX-512 + bf16, oneDNN 2.6.3"
+  // What the user should know of how it works here (a library that is missing, a slow path that was taken):
+  // what is new since the last call, whole sentences.
+  virtual std::vector<std::string> notes() { return {}; }
+  // A name, for profilers, for what is asked for until end_range(). Ranges may be nested.
+  virtual void begin_range(const char* /*name*/) {}
+  virtual void end_range() {}
   void normalize(const Tensor& x, double safety, const Tensor& y) override;  // matrix by matrix
   void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
                          const Tensor& c) override;

@@ -29,6 +29,18 @@ struct Step {
   std::vector<std::size_t> first_uses, completes;  // parameters, as ProgramHooks counts them
 };
 
+// Names what a backend is asked for while it lives.
+class Range {
+ public:
+  Range(Backend& backend, const char* name) : backend_(backend) { backend_.begin_range(name); }
+  ~Range() { backend_.end_range(); }
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+
+ private:
+  Backend& backend_;
+};
+
 struct Program::Impl {
   Impl(const Tape& t, Value result, Parameters& p, const ProgramOptions& o)
       : recording(t.share()),
@@ -176,6 +188,7 @@ struct Program::Impl {
   }
 
   void play_with_hooks(Step& s) {
+    const Range range(backend, names[static_cast<std::size_t>(&s - steps.data())].c_str());
     if (hooks.before_use)
       for (const std::size_t i : s.first_uses) hooks.before_use(i);
     play(s);
@@ -244,6 +257,7 @@ struct Program::Impl {
   template <class Pass>
   void run(PassKind kind, double gradient_scale, const Pass& pass) {
     Recorded& r = recorded[kind];
+    const Range range(backend, kind == evaluation ? "forward" : "forward and backward");
     if (!backend.asynchronous() || hooks.before_use || hooks.gradient_done || !r.recordable) return pass();
     if (r.gradient_scale != gradient_scale) r = Recorded{};
     r.gradient_scale = gradient_scale;

@@ -38,6 +38,7 @@ struct Optimizer::Impl {
   OptimizerPlan plan;
   std::unique_ptr<Buffer> memory;        // all state
   std::vector<std::vector<Part>> parts;  // by group
+  std::vector<std::string> names;        // of their updates, for profilers
   std::vector<Tensor> gradients;         // what the norm is over: every trained element once
   std::vector<StateTensor> state;
   std::unique_ptr<Buffer> total;  // of the squares, for step()
@@ -53,6 +54,7 @@ struct Optimizer::Impl {
       b.fill(memory->view(DType::f32, {static_cast<std::int64_t>(layout.bytes / 4)}), 0);
     }
     parts.resize(plan.groups.size());
+    for (const GroupPlan& g : plan.groups) names.push_back(fmt::format("update by {}", g.rule->name()));
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       Part part{weights[i], gradient_tensors[i], {}};
       for (std::size_t k = 0; k < layout.offsets[i].size(); ++k)
@@ -116,7 +118,9 @@ StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares
   for (std::size_t g = 0; g < impl_->parts.size(); ++g) {
     if (impl_->parts[g].empty()) continue;
     UpdateRule& rule = *impl_->plan.groups[g].rule;
+    impl_->backend.begin_range(impl_->names[g].c_str());
     rule.update(context, impl_->parts[g]);
+    impl_->backend.end_range();
     if (rule.wants_matrices()) report.matrices += static_cast<std::int64_t>(impl_->parts[g].size());
   }
   return report;

@@ -250,6 +250,7 @@ void Trainer::train_step(std::int64_t step) {
   const Traffic end = collectives_.traffic();
   if (!report.finite) skip(step + 1);
   if (!first()) return;
+  for (const std::string& note : backend_->notes()) progress_->note(note);
   if (!report.finite || (step + 1) % config_.train.log_every == 0) {
     MetricsLine line{step + 1, tokens_after(step + 1), clock_.seconds(), last_loss_, {}, {}};
     line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};

@@ -3,11 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/inbox.h"
 #include "kernels/cuda/products.h"
+
+// NVTX is a header that does nothing unless a profiler has loaded its library.
+#if __has_include(<nvtx3/nvToolsExt.h>) && !defined(SPECTRAIN_EMULATED_CUDA)
+#include <nvtx3/nvToolsExt.h>
+#define SPECTRAIN_NVTX
+#endif
 
 namespace spectrain {
 
@@ -41,12 +48,24 @@ CudaBackend::~CudaBackend() {
   attention_.reset();
   products_.reset();
   inbox_.reset();
-  cudaFree(scratch_);
+  for (void* memory : scratch_) cudaFree(memory);
   cudaFreeHost(answer_);
   cudaStreamDestroy(stream_);
 }
 
 std::string CudaBackend::description() const { return description_; }
+
+std::vector<std::string> CudaBackend::notes() {
+  return attention_ ? std::exchange(attention_->notes, {}) : std::vector<std::string>{};
+}
+
+#ifdef SPECTRAIN_NVTX
+void CudaBackend::begin_range(const char* name) { nvtxRangePushA(name); }
+void CudaBackend::end_range() { nvtxRangePop(); }
+#else
+void CudaBackend::begin_range(const char*) {}
+void CudaBackend::end_range() {}
+#endif
 
 unsigned CudaBackend::blocks_for(std::int64_t work, int per_multiprocessor) const {
   std::int64_t blocks = std::min<std::int64_t>(work, std::int64_t{per_multiprocessor} * multiprocessors_);
@@ -55,25 +74,23 @@ unsigned CudaBackend::blocks_for(std::int64_t work, int per_multiprocessor) cons
 }
 
 void* CudaBackend::scratch(std::size_t bytes) {
-  if (bytes <= scratch_bytes_) return scratch_;
+  if (bytes <= scratch_bytes_) return scratch_.empty() ? nullptr : scratch_.back();
   if (recording_)
     throw std::logic_error(
         "recorded work asks for more scratch memory than it did when it ran for the first time");
-  bytes = std::max<std::size_t>((bytes + 255) / 256 * 256, std::size_t{4} << 20);
-  wait();  // nothing uses the old one any more
-  check_cuda(cudaFree(scratch_), "freeing scratch memory");
-  allocated_ -= scratch_bytes_;
-  scratch_ = nullptr;
-  scratch_bytes_ = 0;
-  if (cudaMalloc(&scratch_, bytes) != cudaSuccess) {
+  // The one before stays: recorded work has its address. Twice as large each time, they add up to little.
+  bytes = std::max({(bytes + 255) / 256 * 256, 2 * scratch_bytes_, std::size_t{4} << 20});
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, bytes) != cudaSuccess) {
     cudaGetLastError();
     throw Error(
         fmt::format("no room for {:.1f} MB of scratch memory on cuda: make the batch or the model smaller",
                     static_cast<double>(bytes) / 1e6));
   }
+  scratch_.push_back(memory);
   scratch_bytes_ = bytes;
   allocated_ += bytes;
-  return scratch_;
+  return memory;
 }
 
 void CudaBackend::wait() {

@@ -27,6 +27,9 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   std::string description() const override;
+  std::vector<std::string> notes() override;
+  void begin_range(const char* name) override;
+  void end_range() override;
   DType logits(DType compute) const override { return sizes_.logits(compute); }
   std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override {
     return sizes_.prepared_bytes(shape, compute, backward);
@@ -150,7 +153,7 @@ class CudaBackend final : public Backend {
   std::size_t allocated_ = 0;
   std::int64_t waits_ = 0;
   bool recording_ = false;
-  void* scratch_ = nullptr;
+  std::vector<void*> scratch_;  // the newest is the largest
   std::size_t scratch_bytes_ = 0;
   double* answer_ = nullptr;  // pinned: where small results come back
   std::unique_ptr<Inbox> inbox_;

@@ -1,3 +1,6 @@
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -29,7 +32,7 @@ struct EmulatedStream {
 struct EmulatedEvent {
   EmulatedStream* stream = nullptr;
   std::shared_ptr<std::atomic<bool>> done;  // of the newest record; asked for by other threads, too
-  EmulatedGraph* capture = nullptr;  // recorded inside a capture
+  EmulatedGraph* capture = nullptr;         // recorded inside a capture
 };
 
 namespace {
@@ -165,8 +168,35 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 namespace {
+#if defined(__SANITIZE_ADDRESS__)
+void* take(std::size_t bytes) {
+  void* data = nullptr;
+  return posix_memalign(&data, 256, bytes == 0 ? 1 : bytes) == 0 ? data : nullptr;
+}
+void give_back(void* data, std::size_t) { std::free(data); }
+#else
+// At the end of pages of its own, with a page behind that nobody may touch: what reads or writes past the
+// end, or after the memory was freed, ends the program.
+constexpr std::size_t kPage = 4096;
+std::size_t pages_for(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+std::size_t rounded(std::size_t bytes) { return (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256; }
+void* take(std::size_t bytes) {
+  const std::size_t pages = pages_for(rounded(bytes));
+  void* base = mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return nullptr;
+  mprotect(static_cast<std::byte*>(base) + pages, kPage, PROT_NONE);
+  return static_cast<std::byte*>(base) + pages - rounded(bytes);
+}
+void give_back(void* data, std::size_t bytes) {
+  const std::size_t pages = pages_for(rounded(bytes));
+  munmap(static_cast<std::byte*>(data) + rounded(bytes) - pages, pages + kPage);
+}
+#endif
+
 cudaError_t allocate(std::map<const std::byte*, std::size_t>& ranges, void** data, std::size_t bytes) {
-  if (posix_memalign(data, 256, bytes == 0 ? 1 : bytes) != 0) return result(cudaErrorMemoryAllocation);
+  *data = take(bytes);
+  if (*data == nullptr) return result(cudaErrorMemoryAllocation);
   std::memset(*data, 0xff, bytes);  // NaN in every float
   ranges[static_cast<std::byte*>(*data)] = bytes;
   return cudaSuccess;
@@ -176,7 +206,7 @@ std::size_t release(std::map<const std::byte*, std::size_t>& ranges, void* data)
   if (it == ranges.end()) return 0;
   const std::size_t bytes = it->second;
   ranges.erase(it);
-  std::free(data);
+  give_back(data, bytes);
   return bytes;
 }
 }  // namespace

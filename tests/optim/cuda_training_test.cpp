@@ -231,6 +231,31 @@ TEST_P(CudaTraining, AStepWaitsOnceAndAllocatesNothing) {
   }
 }
 
+// Kernels share scratch memory that grows when one needs more; what was recorded before has the old address.
+TEST_P(CudaTraining, ScratchMemoryThatGrowsLeavesRecordedWorkAlone) {
+  Trained grown(cuda(), gpt2(), DType::bf16), other(cuda(), gpt2(), DType::bf16);
+  for (int step = 0; step < 3; ++step) EXPECT_EQ(grown.step(step), other.step(step));
+  constexpr std::int64_t kRows = 500000;
+  Backend& b = grown.backend();
+  const std::size_t before = b.allocated_bytes();
+  {
+    const auto memory = b.allocate(2 * kRows * sizeof(float) + 64, "many rows");
+    const Tensor rows = memory->view(DType::i32, {kRows});
+    const Tensor gradients = memory->view(DType::f32, {kRows, 1}, rows.bytes());
+    const Tensor table = memory->view(DType::f32, {8, 1}, 2 * rows.bytes());
+    b.fill(rows, 3);
+    b.fill(gradients, 1);
+    b.fill(table, 0);
+    b.embedding_backward(rows, gradients, kRows, table, {});
+    std::vector<float> sums(8);
+    b.copy_to_host(sums.data(), table);
+    EXPECT_EQ(sums[3], static_cast<float>(kRows));
+  }
+  ASSERT_GT(b.allocated_bytes(), before) << "scratch memory did not grow";
+  for (int step = 3; step < 5; ++step) EXPECT_EQ(grown.step(step), other.step(step));
+  EXPECT_EQ(grown.hash(), other.hash());
+}
+
 TEST_P(CudaTraining, PlannedMemoryIsWhatIsAllocated) {
   for (const DType compute : {DType::f32, DType::bf16}) {
     const auto backend = cuda();
