@@ -55,7 +55,7 @@ void add_set(CLI::App& command, Overrides& o) {
 }
 
 void add_where(CLI::App& command, Overrides& o) {
-  command.add_option("--device", o.device, "cpu, cuda or auto (the CPU in this version)")
+  command.add_option("--device", o.device, "cpu, cuda or auto (a GPU where there is one)")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->type_name("NAME")
       ->group(kWhere);

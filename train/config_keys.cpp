@@ -166,7 +166,7 @@ void describe(KeyVisitor& v, BatchSection& s) {
 }
 
 void describe(KeyVisitor& v, ComputeSection& s) {
-  v.field("device", choice(s.device, kDevices), {}, "auto: the CPU in this version");
+  v.field("device", choice(s.device, kDevices), {}, "auto: a GPU where there is one, else the CPU");
   v.field("precision", choice(s.precision, kPrecisions), {},
           "of activations and products; weights are f32 always");
   v.field("threads", &s.threads, within(0, 4096), "CPU threads; 0: all cores this process may use");

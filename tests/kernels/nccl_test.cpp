@@ -28,11 +28,12 @@ class NcclJob : public Processes {
       const std::string rank = std::to_string(r);
       // Ranks on hosts of different names may share a GPU, over connections; and small, for all must run at
       // once.
-      start(
-          {std::string(SPECTRAIN_BINARY_DIR) + "/nccl_rank", device, rank, std::to_string(ranks), port,
-           std::to_string(timeout), scenario, std::to_string(number)},
-          {"NCCL_HOSTID=rank-" + rank, "NCCL_SOCKET_IFNAME=lo", "NCCL_IB_DISABLE=1", "NCCL_NVLS_ENABLE=0",
-           "NCCL_MNNVL_ENABLE=0", "NCCL_CUMEM_ENABLE=0", "NCCL_MAX_CTAS=4", "NCCL_MULTI_RANK_GPU_ENABLE=1"});
+      start({std::string(SPECTRAIN_BINARY_DIR) + "/nccl_rank", device, rank, std::to_string(ranks), port,
+             std::to_string(timeout), scenario, std::to_string(number)},
+            {"NCCL_HOSTID=rank-" + rank, "NCCL_SOCKET_IFNAME=lo", "NCCL_IB_DISABLE=1", "NCCL_NVLS_ENABLE=0",
+             "NCCL_MNNVL_ENABLE=0", "NCCL_CUMEM_ENABLE=0", "NCCL_MAX_CTAS=4", "NCCL_MULTI_RANK_GPU_ENABLE=1",
+             // A rank that ends because another failed leaves to the process's end what the library holds.
+             "ASAN_OPTIONS=detect_leaks=0"});
     }
   }
 };
