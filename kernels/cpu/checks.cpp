@@ -11,7 +11,7 @@ void require(bool ok, std::string_view kernel, std::string_view what) {
 void require_compute(const Tensor& t, std::string_view kernel, std::string_view name) {
   if (!t && t.numel() != 0) throw std::logic_error(fmt::format("{}: {} has no memory", kernel, name));
   if (t.dtype != DType::f32 && t.dtype != DType::bf16)
-    throw std::logic_error(fmt::format("{}: {} {} is {}, the CPU computes in f32 and bf16", kernel, name,
+    throw std::logic_error(fmt::format("{}: {} {} is {}, kernels compute in f32 and bf16", kernel, name,
                                        t.shape.str(), name_of(t.dtype)));
 }
 
