@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kernels/formula.h"
 #include "kernels/random.h"
 #include "kernels/tensor.h"
 
@@ -322,6 +324,71 @@ class OptimizerKernels {
   ~OptimizerKernels() = default;
 };
 
+// Formulas over the elements of tensors (formula.h). They run over a matrix [R,C], the shape of the tensors
+// with Extent::elements: all dimensions but the last, and the last (rank 1: [1,n]). Those are f32 or bf16, on
+// a GPU also f16 (f64 in the reference); the others, and results of reduce(), master dtype. Arithmetic is
+// float32 (float64 in the reference), with one rounding into the tensor's dtype. Tensors of one call are the
+// same memory or do not overlap.
+class FormulaKernels {
+ public:
+  // Carries out all assignments of f for every element. numbers and tensors: as many as f names.
+  virtual void evaluate(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors);
+  // out = the sums of f.sum_of(): over each row (result rows: out [R]), over each column (columns: out [C]),
+  // or over all (one: out [1]). The order of the additions depends on R and C alone, not on the number of
+  // threads. out is overwritten. f's assignments are not carried out.
+  virtual void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
+                      Extent result, const Tensor& out);
+
+  void evaluate(const Formula& f, std::initializer_list<double> numbers,
+                std::initializer_list<Tensor> tensors) {
+    evaluate(f, std::span(numbers.begin(), numbers.size()), std::span(tensors.begin(), tensors.size()));
+  }
+  void reduce(const Formula& f, std::initializer_list<double> numbers, std::initializer_list<Tensor> tensors,
+              Extent result, const Tensor& out) {
+    reduce(f, std::span(numbers.begin(), numbers.size()), std::span(tensors.begin(), tensors.size()), result,
+           out);
+  }
+
+ protected:
+  ~FormulaKernels() = default;
+};
+
+// Factorisations, in the master dtype, of one matrix or of each of a batch (rank 3, and every other tensor
+// with that first dimension). LAPACK on the CPU, cuSOLVER on a GPU. Throw Error when an iteration did not
+// converge (which NaN and infinity bring about).
+class FactorKernels {
+ public:
+  // a [n,n] symmetric -> a = V diag(values) V^T: values [n] ascending, column j of vectors [n,n] belongs to
+  // the j-th. vectors may be a (in place).
+  virtual void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values);
+  // a [m,n], m >= n, becomes Q [m,n] of a = Q R: orthonormal columns, R upper triangular with a diagonal >= 0
+  // (which makes Q unique).
+  virtual void orthonormal_columns(const Tensor& a);
+  // a [m,n] -> a = U diag(s) Vt: s [r] descending, r = min(m,n); u [m,r], vt [r,n], both empty: s alone. a's
+  // contents are lost.
+  virtual void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt);
+  // Memory that calls for batches of this shape [B,m,n] take from the backend while they run and keep.
+  virtual std::size_t factor_bytes(Shape /*batch*/) const { return 0; }
+
+ protected:
+  ~FactorKernels() = default;
+};
+
+// Some rows of a matrix.
+class RowKernels {
+ public:
+  // The `count` rows with the highest scores [R] master, of equal ones the earlier: their indices [count]
+  // i32, ascending.
+  virtual void top_rows(const Tensor& scores, const Tensor& indices);
+  // y[i] = x[indices[i]];  x [R,C], y [count,C] any float dtypes
+  virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y);
+  // x[indices[i]] = y[i]; the other rows stay.
+  virtual void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x);
+
+ protected:
+  ~RowKernels() = default;
+};
+
 class ReductionKernels {
  public:
   virtual double sum_of_squares(const Tensor& x) = 0;  // in double, fixed order; NaN or inf if any element is
@@ -356,6 +423,9 @@ class Backend : public BackendSizes,
                 public AttentionKernels,
                 public TokenKernels,
                 public OptimizerKernels,
+                public FormulaKernels,
+                public FactorKernels,
+                public RowKernels,
                 public ReductionKernels,
                 public RandomKernels {
  public:
