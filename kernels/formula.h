@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -18,8 +21,15 @@
 //
 // Every element reads before it writes, so a tensor may be input and output, and the order of assignments
 // does not matter.
+//
+// What consists of numbers and constants alone, such as 1 - b2, is computed once for each call, in double,
+// and then rounded to the backend's arithmetic: 1 - 0.999 loses nothing. Products and sums may be fused (one
+// rounding for a b + c). min and max are std::fmin and std::fmax: of a number and a NaN, the number.
 
 namespace spectrain {
+
+// Of its own, so that min, sqrt and the like are found for terms alone.
+namespace formulas {
 
 // How a tensor lies under the matrix [R,C] that a formula runs over.
 enum class Extent : std::uint8_t {
@@ -30,6 +40,7 @@ enum class Extent : std::uint8_t {
 };
 
 class Formula;
+class FormulaProgram;  // formula_program.h
 
 // A value in a formula.
 class Term {
@@ -101,6 +112,14 @@ class Formula {
   const std::vector<Node>& nodes() const { return nodes_; }
   const std::vector<Assignment>& assignments() const { return assignments_; }
   std::int32_t result() const { return result_; }  // -1: none
+  // What a call is for, and where: a processor reads tensors with Extent::one before it starts, a device
+  // while it runs.
+  enum class Use : std::uint8_t { evaluate, reduce, evaluate_on_device, reduce_on_device };
+  // The formula as a backend carries it out: made when it is first asked for, and again after a change. May
+  // be called by several threads. Throws std::logic_error for a formula that says nothing
+  // (formula_program.h).
+  std::shared_ptr<const FormulaProgram> program(Use use) const;
+
   std::int32_t tensors() const { return count(Op::tensor); }
   std::int32_t numbers() const { return count(Op::number); }
 
@@ -131,6 +150,8 @@ class Formula {
   std::vector<Node> nodes_;
   std::vector<Assignment> assignments_;
   std::int32_t result_ = -1;
+  mutable std::mutex mutex_;
+  mutable std::array<std::shared_ptr<const FormulaProgram>, 4> programs_;
 };
 
 inline Term operator+(const Term& a, const Term& b) { return a.formula().operation(Formula::Op::add, a, b); }
@@ -164,5 +185,11 @@ inline Term square(const Term& a) { return a * a; }
 inline Term choose(const Term& condition, const Term& then, const Term& otherwise) {
   return condition.formula().operation(Formula::Op::choose, condition, then, otherwise);
 }
+
+}  // namespace formulas
+
+using formulas::Extent;
+using formulas::Formula;
+using formulas::Term;
 
 }  // namespace spectrain
