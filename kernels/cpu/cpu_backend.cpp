@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/matrix_state.h"
+#include "kernels/host_factors.h"
 
 #if SPECTRAIN_ONEDNN
 #include <oneapi/dnnl/dnnl.h>

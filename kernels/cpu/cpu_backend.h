@@ -9,6 +9,8 @@
 
 namespace spectrain {
 
+class HostFactors;  // kernels/host_factors.h
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuOptions& options);
@@ -86,6 +88,15 @@ class CpuBackend final : public Backend {
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
   void transpose(const Tensor& x, const Tensor& y) override;  // transpose.cpp
 
+  // factors.cpp, rows.cpp
+  void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override;
+  void orthonormal_columns(const Tensor& a) override;
+  void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt) override;
+  std::size_t factor_bytes(Shape batch) const override;
+  void top_rows(const Tensor& scores, const Tensor& indices) override;
+  void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;
+  void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
+
   // reduction.cpp, random.cpp
   double sum_of_squares(const Tensor& x) override;
   double sum(const Tensor& x) override;
@@ -102,6 +113,9 @@ class CpuBackend final : public Backend {
   bool use_onednn_ = true;
   std::atomic<std::size_t> allocated_{0};
   std::unique_ptr<Matrices> matrices_;
+
+  HostFactors& factors();
+  std::unique_ptr<HostFactors> factors_;
 
   float* scratch(std::int64_t floats);  // at least so many, kept from call to call
   std::unique_ptr<Buffer> scratch_;

@@ -197,6 +197,27 @@ class DeviceAsHost final : public Backend {
     call([&](Call& c) { device_->transpose(c(x), c(y)); });
   }
 
+  void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override {
+    call([&](Call& c) { device_->eigh(c(a), c(vectors), c(values)); });
+  }
+  void orthonormal_columns(const Tensor& a) override {
+    call([&](Call& c) { device_->orthonormal_columns(c(a)); });
+  }
+  void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt) override {
+    call([&](Call& c) { device_->svd(c(a), c(u), c(s), c(vt)); });
+  }
+  std::size_t factor_bytes(Shape batch) const override { return device_->factor_bytes(batch); }
+  std::vector<std::string> notes() override { return device_->notes(); }
+  void top_rows(const Tensor& scores, const Tensor& indices) override {
+    call([&](Call& c) { device_->top_rows(c(scores), c(indices)); });
+  }
+  void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override {
+    call([&](Call& c) { device_->gather_rows(c(x), c(indices), c(y)); });
+  }
+  void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override {
+    call([&](Call& c) { device_->scatter_rows(c(y), c(indices), c(x)); });
+  }
+
   double sum_of_squares(const Tensor& x) override {
     Call c(*device_);
     return device_->sum_of_squares(c(x));

@@ -11,8 +11,12 @@
 
 namespace spectrain {
 
+class HostFactors;
+
 class ReferenceBackend final : public Backend {
  public:
+  ReferenceBackend();
+  ~ReferenceBackend() override;
   std::string_view name() const override { return "reference"; }
   std::string description() const override { return "float64 reference, one thread"; }
   DType master() const override { return DType::f64; }
@@ -32,6 +36,15 @@ class ReferenceBackend final : public Backend {
                     const Tensor& u) override;
   void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
+
+  // reference_factors.cpp
+  void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override;
+  void orthonormal_columns(const Tensor& a) override;
+  void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt) override;
+  std::size_t factor_bytes(Shape batch) const override;
+  void top_rows(const Tensor& scores, const Tensor& indices) override;
+  void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;
+  void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
 
   double sum_of_squares(const Tensor& x) override;
   double sum(const Tensor& x) override;
@@ -91,6 +104,9 @@ class ReferenceBackend final : public Backend {
  private:
   friend class ReferenceBuffer;
   std::size_t allocated_ = 0;
+
+  HostFactors& factors();
+  std::unique_ptr<HostFactors> factors_;
 };
 
 std::unique_ptr<Backend> make_reference_backend();

@@ -1,0 +1,36 @@
+#include "kernels/row_checks.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "kernels/cpu/checks.h"
+
+namespace spectrain {
+
+void require_top_rows(const Tensor& scores, const Tensor& indices) {
+  require(indices.dtype == DType::i32, "top_rows", "indices are not i32");
+  require(scores.numel() <= std::numeric_limits<std::int32_t>::max(), "top_rows",
+          "more rows than an i32 can count");
+  require(indices.numel() <= scores.numel(), "top_rows",
+          [&] { return fmt::format("{} of {} rows are asked for", indices.numel(), scores.numel()); });
+}
+
+void require_rows(const Tensor& all, const Tensor& indices, const Tensor& some, const char* kernel) {
+  require(indices.dtype == DType::i32, kernel, "indices are not i32");
+  require(all.shape.rank() == 2 && some.shape.rank() == 2 && all.cols() == some.cols() &&
+              some.rows() == indices.numel(),
+          kernel, [&] {
+            return fmt::format("{} rows of {} and {} do not fit", indices.numel(), all.shape.str(),
+                               some.shape.str());
+          });
+}
+
+void require_indices(const Tensor& indices, std::int64_t rows, const char* kernel) {
+  const std::int32_t* const at = indices.as<std::int32_t>();
+  for (std::int64_t i = 0; i < indices.numel(); ++i)
+    require(at[i] >= 0 && at[i] < rows, kernel,
+            [&] { return fmt::format("index {} is {}, of {} rows", i, at[i], rows); });
+}
+
+}  // namespace spectrain
