@@ -14,17 +14,17 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kSegment = 1 << 15;
 
-enum class Term { value, square, finite };
+enum class Summand { value, square, finite };
 
-template <Term term, class T>
+template <Summand term, class T>
 __device__ inline double term_of(T x) {
   const auto wide = static_cast<double>(widen(x));
-  if (term == Term::value) return wide;
-  if (term == Term::square) return wide * wide;
+  if (term == Summand::value) return wide;
+  if (term == Summand::square) return wide * wide;
   return isfinite(wide) ? 0.0 : 1.0;
 }
 
-template <Term term, class T>
+template <Summand term, class T>
 __global__ void segment_kernel(const T* x, std::int64_t n, double* sums, std::int64_t segments) {
   __shared__ double store[kWarp];
   constexpr int kOnce = kPack<T>;
@@ -60,7 +60,7 @@ __global__ void total_kernel(const double* sums, std::int64_t n, double* total, 
   if (threadIdx.x == 0) *total = (add ? *total : 0) + sum;
 }
 
-template <Term term>
+template <Summand term>
 void sum_into(CudaBackend& b, std::span<const Tensor> xs, double* total, bool add) {
   std::int64_t segments = 0;
   for (const Tensor& x : xs) segments += (x.numel() + kSegment - 1) / kSegment;
@@ -79,7 +79,7 @@ void sum_into(CudaBackend& b, std::span<const Tensor> xs, double* total, bool ad
 }
 
 // The sum, in host memory.
-template <Term term>
+template <Summand term>
 double sum_now(CudaBackend& b, const Tensor& x, double* answer) {
   // The total lies behind the segments' sums, in the same scratch memory.
   const std::int64_t segments = (x.numel() + kSegment - 1) / kSegment;
@@ -94,15 +94,15 @@ double sum_now(CudaBackend& b, const Tensor& x, double* answer) {
 
 }  // namespace
 
-double CudaBackend::sum(const Tensor& x) { return sum_now<Term::value>(*this, x, answer_); }
-double CudaBackend::sum_of_squares(const Tensor& x) { return sum_now<Term::square>(*this, x, answer_); }
-bool CudaBackend::all_finite(const Tensor& x) { return sum_now<Term::finite>(*this, x, answer_) == 0; }
+double CudaBackend::sum(const Tensor& x) { return sum_now<Summand::value>(*this, x, answer_); }
+double CudaBackend::sum_of_squares(const Tensor& x) { return sum_now<Summand::square>(*this, x, answer_); }
+bool CudaBackend::all_finite(const Tensor& x) { return sum_now<Summand::finite>(*this, x, answer_) == 0; }
 
 void CudaBackend::add_sum(const Tensor& x, const Tensor& total) {
-  sum_into<Term::value>(*this, {&x, 1}, total.as<double>(), true);
+  sum_into<Summand::value>(*this, {&x, 1}, total.as<double>(), true);
 }
 void CudaBackend::add_squares(std::span<const Tensor> xs, const Tensor& total) {
-  sum_into<Term::square>(*this, xs, total.as<double>(), true);
+  sum_into<Summand::square>(*this, xs, total.as<double>(), true);
 }
 
 }  // namespace spectrain
