@@ -29,6 +29,7 @@ struct ComparedRun {
   double optimizer_flops_per_step = 0;
   double optimizer_bytes = 0;  // of state
   std::int64_t parameters = 0;
+  bool diverged = false;  // ended by a loss that is not finite; so is a run without a final validation
 };
 
 // A sweep that went beyond its grid because the best value lay at its edge.
@@ -59,6 +60,9 @@ struct ComparedRuns {
   double threshold = 0.004;               // of the track-3 rule
   std::vector<ComparedVariant> variants;  // in the plan's order
   std::vector<ComparedRun> runs;
+  // Of the tuned baseline with other token budgets, if the plan asks for them: what its scaling law is fitted
+  // to, together with its best runs.
+  std::vector<ComparedRun> horizons;
   std::vector<GridExtension> extensions;
   std::string hardware, version;  // of the machine and the program that wrote the report
   std::string base_yaml;          // the effective configuration that the variants change
