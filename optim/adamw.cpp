@@ -2,40 +2,104 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "optim/check_option.h"
+#include "optim/element_rule.h"
+#include "optim/registry.h"
 
 namespace spectrain {
+namespace {
 
-AdamW::AdamW(const AdamWOptions& options) : options_(options) {
-  check_not_negative("adamw", "lr", options.lr);
-  check_not_negative("adamw", "weight_decay", options.weight_decay);
-  check_fraction("adamw", "beta1", options.beta1);
-  check_fraction("adamw", "beta2", options.beta2);
-  check_not_negative("adamw", "eps", options.eps);
-  // An element whose gradient has always been zero (a token never seen) would be moved by 0 / 0.
-  if (options.eps == 0) throw RequestError("adamw: eps is 0, but must be above 0 (1e-8 is usual)");
+std::string settings_of(const AdamWOptions& o) {
+  return fmt::format("betas {} {}, eps {}", o.beta1, o.beta2, o.eps);
 }
 
-std::string AdamW::settings() const {
-  return fmt::format("betas {} {}, eps {}", options_.beta1, options_.beta2, options_.eps);
+// Update and decoupled decay in the backend's own kernel.
+class FusedAdamW final : public UpdateRule {
+ public:
+  FusedAdamW(const AdamWOptions& options, const FinishOptions& finish)
+      : options_(options), finish_(finish, options.lr, options.weight_decay) {}
+
+  std::string_view name() const override { return "adamw"; }
+  std::string settings() const override { return settings_of(options_) + finish_.settings(); }
+  double lr() const override { return options_.lr; }
+  double weight_decay() const override { return options_.weight_decay; }
+  bool wants_matrices() const override { return false; }
+  std::string objection(const Shape&) const override { return {}; }
+  std::vector<StateSlot> state(const Shape& part) const override {
+    return {{"adam_m", part}, {"adam_v", part}};
+  }
+  double flops(const Shape& part) const override { return 15.0 * static_cast<double>(part.numel()); }
+  std::size_t workspace_bytes(std::span<const Shape>, const BackendSizes&) const override { return 0; }
+  void prepare(Backend& backend, std::span<const Shape>) override { backend_ = &backend; }
+
+  void update(const StepContext& context, std::span<const Part> parts) override {
+    AdamWStep step;
+    step.lr = finish_.rate(context);
+    step.beta1 = options_.beta1;
+    step.beta2 = options_.beta2;
+    step.eps = options_.eps;
+    step.weight_decay = options_.weight_decay;
+    step.step = context.step + 1;
+    step.gradient_scale = context.gradient_scale;
+    for (const Part& p : parts) backend_->adamw(step, p.weight, p.gradient, p.state[0], p.state[1]);
+  }
+
+ private:
+  AdamWOptions options_;
+  Finish finish_;
+  Backend* backend_ = nullptr;
+};
+
+std::unique_ptr<UpdateRule> by_formula(const AdamWOptions& o, const FinishOptions& finish) {
+  ElementRuleSettings s{"adamw", settings_of(o), o.lr, o.weight_decay};
+  s.state = {"adam_m", "adam_v"};
+  enum { kBeta1, kBeta2, kEps, kMean, kRoot, kNumbers };
+  s.numbers = kNumbers;
+  s.numbers_at = [o](const StepContext& c, std::span<double> n) {
+    const double t = static_cast<double>(c.step + 1);
+    n[kBeta1] = o.beta1;
+    n[kBeta2] = o.beta2;
+    n[kEps] = o.eps;
+    n[kMean] = 1 / (1 - std::pow(o.beta1, t));
+    n[kRoot] = 1 / std::sqrt(1 - std::pow(o.beta2, t));
+  };
+  s.direction = [](ElementTerms& t) {
+    const auto& n = t.numbers;
+    const Term m = n[kBeta1] * t.state[0] + (1 - n[kBeta1]) * t.gradient;
+    const Term v = n[kBeta2] * t.state[1] + (1 - n[kBeta2]) * square(t.gradient);
+    t.set_state(0, m);
+    t.set_state(1, v);
+    return n[kMean] * m / (n[kRoot] * sqrt(v) + n[kEps]);
+  };
+  s.flops = 12;
+  return std::make_unique<ElementRule>(std::move(s), finish);
 }
 
-void AdamW::prepare(Backend& backend, std::span<const Shape>) { backend_ = &backend; }
+}  // namespace
 
-void AdamW::update(const StepContext& context, std::span<const Part> parts) {
-  AdamWStep step;
-  step.lr = options_.lr * context.lr_factor;
-  step.beta1 = options_.beta1;
-  step.beta2 = options_.beta2;
-  step.eps = options_.eps;
-  step.weight_decay = options_.weight_decay;
-  step.step = context.step + 1;
-  step.gradient_scale = context.gradient_scale;
-  for (const Part& p : parts) backend_->adamw(step, p.weight, p.gradient, p.state[0], p.state[1]);
+const RuleInfo& info_of(const AdamWOptions&) {
+  static const RuleInfo info{"adamw", "m, v averages of g, g^2;  w -= lr (m^ / (sqrt(v^) + eps) + decay w)",
+                             "Kingma and Ba 2015 (1412.6980); Loshchilov and Hutter 2019 (1711.05101)"};
+  return info;
 }
 
-std::unique_ptr<UpdateRule> make_rule(const AdamWOptions& options) {
-  return std::make_unique<AdamW>(options);
+void describe_options(OptionVisitor& v, AdamWOptions& o) {
+  v.field("lr", &o.lr, at_least(0), "learning rate");
+  v.field("weight_decay", &o.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
+  v.field("betas", Tuple{{&o.beta1, &o.beta2}}, below_one(), "decay of the first and second moment");
+  // Above 0: an element whose gradient has always been zero (a token never seen) would be moved by 0 / 0.
+  v.field("eps", &o.eps, above_only(0), "added to the root of the second moment");
 }
+
+std::unique_ptr<UpdateRule> make_rule(const AdamWOptions& o, const FinishOptions& finish) {
+  check_options("adamw", o);
+  if (finish == FinishOptions{}) return std::make_unique<FusedAdamW>(o, finish);
+  return by_formula(o, finish);
+}
+
+RuleOptions adamw() { return AdamWOptions{}; }
+RuleOptions::RuleOptions() : RuleOptions(AdamWOptions{}) {}
 
 }  // namespace spectrain

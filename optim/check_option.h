@@ -2,11 +2,35 @@
 
 #include <string_view>
 
+#include "optim/option.h"
+
 namespace spectrain {
 
-// Throw RequestError "muon: momentum is 1.5, but must be at least 0 and below 1" unless 0 <= value < 1
-// (respectively value >= 0 and finite).
+// Throw RequestError naming rule, option and value when it is not in [0, 1), or not a finite number >= 0.
 void check_fraction(std::string_view rule, std::string_view option, double value);
 void check_not_negative(std::string_view rule, std::string_view option, double value);
+
+// Every number of `options` against the range that its describe_options() gives. Throws RequestError:
+// "muon: momentum is 1; it must be in [0, 1)".
+template <class O>
+void check_options(std::string_view rule, O options);
+
+// What check_options() visits with.
+class RangeCheck final : public OptionVisitor {
+ public:
+  explicit RangeCheck(std::string_view rule) : rule_(rule) {}
+  void field(std::string_view name, const Field& field, const Range& range, std::string_view) override;
+  void section(std::string_view name, std::string_view,
+               const std::function<void(OptionVisitor&)>& inside) override;
+
+ private:
+  std::string rule_, section_;
+};
+
+template <class O>
+void check_options(std::string_view rule, O options) {
+  RangeCheck check(rule);
+  describe_options(check, options);
+}
 
 }  // namespace spectrain

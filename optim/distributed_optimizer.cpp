@@ -73,7 +73,7 @@ struct DistributedOptimizer::Impl {
       gradients.push_back(traffic->gradient(p));
     }
     optimizer = std::make_unique<Optimizer>(backend, std::move(groups), std::move(pieces), masters, gradients,
-                                            config.clip);
+                                            config);
   }
 
   // Replicas: every gradient by itself, in the order in which they are done.

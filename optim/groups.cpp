@@ -7,6 +7,7 @@
 #include <cmath>
 #include <optional>
 
+#include "optim/after_step.h"
 #include "optim/check_option.h"
 
 namespace spectrain {
@@ -31,6 +32,10 @@ std::vector<PartPlan> parts_of(const ParameterInfo& p, bool by_matrix) {
     if (row != p.shape.rows() || row != trained_rows(p))
       throw std::logic_error(fmt::format("{}: the splits of {} cover {} of {} trained rows", p.name,
                                          p.shape.str(), row, trained_rows(p)));
+    return parts;
+  }
+  if (by_matrix && p.shape.rank() > 2) {  // filters of a convolution: [out, in, height, width]
+    parts.push_back({0, Shape{p.shape[0], p.shape.numel() / p.shape[0]}});
     return parts;
   }
   const bool padded = trained_rows(p) != p.shape.rows();
@@ -79,17 +84,26 @@ std::size_t plan_state(const ParameterInfo& p, const UpdateRule& rule, DType mas
   return bytes;
 }
 
+// False: the rule cannot update it.
+bool takes(const UpdateRule& rule, const ParameterInfo& p) {
+  for (const PartPlan& part : parts_of(p, rule.wants_matrices()))
+    if (!rule.objection(part.shape).empty()) return false;
+  return true;
+}
+
 void add_member(const ParameterInfo& p, std::size_t index, DType master, GroupPlan& group) {
   MemberPlan m{index, parts_of(p, group.rule->wants_matrices()), {}};
-  for (const PartPlan& part : m.parts)
-    if (const std::string reason = group.rule->objection(part.shape); !reason.empty())
-      throw RequestError(fmt::format(
-          "'{}' (role {}) cannot be updated by {}: {}{}; put its role into a group with an element-wise rule "
-          "such as adamw, or change the model",
-          p.name, name_of(p.role), group.rule->name(), m.parts.size() > 1 ? "its part " : "it ", reason));
   group.state_bytes += plan_state(p, *group.rule, master, m);
   for (const PartPlan& part : m.parts) group.parameters += part.shape.numel();
   group.members.push_back(std::move(m));
+}
+
+std::unique_ptr<UpdateRule> rule_of(const RuleOptions& options, const FinishOptions& finish,
+                                    const GroupConfig& g, const OptimizerConfig& config) {
+  std::unique_ptr<UpdateRule> rule = options.make(finish);
+  if (g.look_ahead.strength > 0) rule = std::make_unique<LookAhead>(std::move(rule), g.look_ahead);
+  if (config.average.from > 0) rule = std::make_unique<Average>(std::move(rule), config.average);
+  return rule;
 }
 
 std::string roles_of(const GroupPlan& g) {
@@ -123,10 +137,14 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
   check_not_negative("optimizer", "clip", config.clip);
   const auto owner = owners(config.groups);
   OptimizerPlan plan;
+  std::vector<GroupPlan> small;  // by group: those of its parameters that its rule cannot update
   for (const GroupConfig& g : config.groups) {
-    plan.groups.emplace_back();
-    plan.groups.back().roles = g.parameters;
-    plan.groups.back().rule = rule_for(g.rule);
+    plan.groups.push_back({g.parameters, false, rule_of(g.rule, g.finish, g, config), {}});
+    small.push_back({g.parameters, true, rule_of(g.elementwise, {}, g, config), {}});
+    if (small.back().rule->name() != g.elementwise.info().name || g.elementwise.info().matrices)
+      throw RequestError(
+          fmt::format("the elementwise rule of an optimizer group is {}, which is for matrices",
+                      g.elementwise.info().name));
   }
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const ParameterInfo& p = *parameters[i];
@@ -135,8 +153,12 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
       throw RequestError(
           fmt::format("no optimizer group updates '{}'; add its role '{}' to a group's parameters", p.name,
                       name_of(p.role)));
-    add_member(p, i, master, plan.groups[*group]);
+    const bool taken = takes(*plan.groups[*group].rule, p);
+    add_member(p, i, master, taken ? plan.groups[*group] : small[*group]);
   }
+  for (std::size_t g = small.size(); g-- > 0;)
+    if (!small[g].members.empty())
+      plan.groups.insert(plan.groups.begin() + static_cast<std::ptrdiff_t>(g) + 1, std::move(small[g]));
   for (const GroupPlan& g : plan.groups) plan.state_bytes += g.state_bytes;
   return plan;
 }
@@ -207,8 +229,8 @@ std::string describe(const OptimizerPlan& plan, double clip, const BackendSizes&
   std::vector<std::array<std::string, 8>> rows = {
       {"parameters", "tensors", "numbers", "rule", "lr", "decay", "state", "settings"}};
   for (const GroupPlan& g : plan.groups)
-    rows.push_back({roles_of(g), fmt::format("{}", g.members.size()), with_commas(g.parameters),
-                    std::string(g.rule->name()), fmt::format("{}", g.rule->lr()),
+    rows.push_back({roles_of(g) + (g.elementwise ? " (small)" : ""), fmt::format("{}", g.members.size()),
+                    with_commas(g.parameters), std::string(g.rule->name()), fmt::format("{}", g.rule->lr()),
                     fmt::format("{}", g.rule->weight_decay()), megabytes(g.state_bytes), g.rule->settings()});
   std::array<std::size_t, 8> width{};
   for (const auto& row : rows)

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "optim/optimizer.h"
 #include "optim/rule.h"
 
 // Who is updated by what, and where its state lies: decided from roles and shapes, before any memory exists.
@@ -32,6 +33,7 @@ struct MemberPlan {
 
 struct GroupPlan {
   std::vector<Role> roles;
+  bool elementwise = false;  // the second of a group's rules, for what the first cannot update
   std::unique_ptr<UpdateRule> rule;
   std::vector<MemberPlan> members;
   std::int64_t parameters = 0;  // logical numbers

@@ -7,35 +7,15 @@
 
 namespace spectrain {
 
-double shape_factor(ShapeScale scale, std::int64_t out, std::int64_t in) {
-  const double m = static_cast<double>(out), n = static_cast<double>(in);
-  switch (scale) {
-    case ShapeScale::original:
-      return std::sqrt(std::max(1.0, m / n));
-    case ShapeScale::match_rms:
-      return 0.2 * std::sqrt(std::max(m, n));
-    case ShapeScale::unit_rms:
-      return std::sqrt(m / n);
-  }
-  return 1;
+MatrixRule::MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<MatrixStage>> stages,
+                       const FinishOptions& finish)
+    : settings_(std::move(settings)),
+      stages_(std::move(stages)),
+      finish_(finish, settings_.lr, settings_.weight_decay) {
+  check(finish, settings_.name, settings_.weight_decay);
 }
 
-std::string_view name_of(ShapeScale scale) {
-  switch (scale) {
-    case ShapeScale::original:
-      return "original";
-    case ShapeScale::match_rms:
-      return "match_rms";
-    case ShapeScale::unit_rms:
-      return "unit_rms";
-  }
-  return "";
-}
-
-MatrixRule::MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<MatrixStage>> stages)
-    : settings_(std::move(settings)), stages_(std::move(stages)) {}
-
-std::string MatrixRule::objection(const Shape& part) const {
+std::string not_a_matrix(const Shape& part) {
   if (part.rank() != 2) return fmt::format("is {}, not a matrix", part.str());
   if (std::min(part[0], part[1]) < kSmallestSide)
     return fmt::format("is {}, a side below {}", part.str(), kSmallestSide);
@@ -46,11 +26,12 @@ std::vector<StateSlot> MatrixRule::state(const Shape& part) const {
   std::vector<StateSlot> slots;
   for (const auto& stage : stages_)
     for (const StateSlot& slot : stage->state(part)) slots.push_back(slot);
+  for (const StateSlot& slot : finish_.state(part)) slots.push_back(slot);
   return slots;
 }
 
 double MatrixRule::flops(const Shape& part) const {
-  double sum = 3.0 * static_cast<double>(part.numel());  // the update itself
+  double sum = finish_.flops(part);
   for (const auto& stage : stages_) sum += stage->flops(part);
   return sum;
 }
@@ -94,7 +75,7 @@ std::size_t MatrixRule::workspace_bytes(std::span<const Shape> parts, const Back
   const std::vector<Shape> shapes = batch_shapes(parts, batches_of(parts, backend));
   std::size_t bytes = 0;
   for (const auto& stage : stages_) bytes += stage->workspace_bytes(shapes, backend);
-  return bytes;
+  return bytes + finish_.workspace_bytes(parts, backend);
 }
 
 void MatrixRule::prepare(Backend& backend, std::span<const Shape> parts) {
@@ -106,6 +87,7 @@ void MatrixRule::prepare(Backend& backend, std::span<const Shape> parts) {
   together_.reserve(most);
   const std::vector<Shape> shapes = batch_shapes(parts, batches_);
   for (const auto& stage : stages_) stage->prepare(backend, shapes);
+  finish_.prepare(backend, parts);
 }
 
 void MatrixRule::update(const StepContext& context, std::span<const Part> parts) {
@@ -124,11 +106,10 @@ void MatrixRule::update(const StepContext& context, std::span<const Part* const>
     direction = stage->apply(context, batch, direction);
     batch.first_slot += stage->state(batch.shape()).size();
   }
-  const double lr = settings_.lr * context.lr_factor;
   const double factor = shape_factor(settings_.shape_scale, batch.shape()[0], batch.shape()[1]);
   for (std::size_t i = 0; i < parts.size(); ++i)
-    backend_->apply_update(parts[i]->weight, 1 - lr * settings_.weight_decay, lr * factor,
-                           direction.matrix(static_cast<std::int64_t>(i)));
+    finish_.apply(context, *parts[i], batch.first_slot, direction.matrix(static_cast<std::int64_t>(i)),
+                  factor);
 }
 
 }  // namespace spectrain

@@ -4,12 +4,14 @@
 #include <string>
 #include <vector>
 
+#include "optim/finish.h"
 #include "optim/rule.h"
+#include "optim/shape_scale.h"
 
 // Rules for whole matrices are chains of stages:
 //
 //   gradient -> momentum -> direction (Newton-Schulz, sign ...) -> post-normalisation -> D
-//   W = (1 - lr decay) W - lr shape_factor D
+//   W = (1 - lr decay) W - lr shape_factor D          and what finish.h offers beside that
 //
 // A rule of this family is the list of its stages (muon.cpp); a new direction or normalisation is one new
 // stage.
@@ -46,32 +48,29 @@ class MatrixStage {
 // size.
 std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const BackendSizes& backend);
 
-// The factor of ShapeScale for an [out, in] matrix (optimizer.h). Sources: original, K. Jordan 2024;
-// match_rms, Liu et al. 2025 (2502.16982), so that RMS(update) is about 0.2, AdamW's; unit_rms, Bernstein and
-// Newhouse 2024.
-double shape_factor(ShapeScale scale, std::int64_t out, std::int64_t in);
-std::string_view name_of(ShapeScale scale);
-
 struct MatrixRuleSettings {
   std::string name, settings;  // for the printed table
   double lr = 0, weight_decay = 0;
   ShapeScale shape_scale = ShapeScale::original;
 };
 
-// Matrices only, each side at least kSmallestSide: an update that is orthogonal says little about a sliver,
-// and a vector has only one singular value.
+// Of these the update of a matrix is no better than an element-wise one: an orthogonal factor says little
+// about a sliver, and a vector has only one singular value. Returns why, empty where a matrix rule may work.
+inline constexpr std::int64_t kSmallestSide = 8;
+std::string not_a_matrix(const Shape& part);
+
 class MatrixRule final : public UpdateRule {
  public:
-  static constexpr std::int64_t kSmallestSide = 8;
-
-  MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<MatrixStage>> stages);
+  // Throws RequestError when the finish does not fit the decay.
+  MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<MatrixStage>> stages,
+             const FinishOptions& finish);
 
   std::string_view name() const override { return settings_.name; }
-  std::string settings() const override { return settings_.settings; }
+  std::string settings() const override { return settings_.settings + finish_.settings(); }
   double lr() const override { return settings_.lr; }
   double weight_decay() const override { return settings_.weight_decay; }
   bool wants_matrices() const override { return true; }
-  std::string objection(const Shape& part) const override;
+  std::string objection(const Shape& part) const override { return not_a_matrix(part); }
   std::vector<StateSlot> state(const Shape& part) const override;
   double flops(const Shape& part) const override;
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
@@ -83,6 +82,7 @@ class MatrixRule final : public UpdateRule {
 
   MatrixRuleSettings settings_;
   std::vector<std::unique_ptr<MatrixStage>> stages_;
+  Finish finish_;
   Backend* backend_ = nullptr;
   std::vector<std::vector<std::size_t>> batches_;
   std::size_t parts_ = 0;              // in all of them

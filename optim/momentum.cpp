@@ -1,8 +1,25 @@
 #include "optim/momentum.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace spectrain {
+
+void describe_momentum(OptionVisitor& v, double& momentum, bool& nesterov, MomentumWarmup& warmup) {
+  v.field("momentum", &momentum, below_one(), "of the running mean of gradients");
+  v.field("nesterov", &nesterov, {}, "look one step ahead");
+  v.section("momentum_warmup", "momentum grows from start over the first steps", [&](OptionVisitor& inside) {
+    inside.field("start", &warmup.start, below_one(), "momentum of the first step");
+    inside.field("steps", &warmup.steps, count_from(0), "until momentum is reached; 0: from the start");
+  });
+}
+
+std::string momentum_settings(double momentum, bool nesterov, const MomentumWarmup& warmup) {
+  std::string text = fmt::format("momentum {}", momentum);
+  if (warmup.steps > 0) text += fmt::format(" (from {} in {} steps)", warmup.start, warmup.steps);
+  return text + (nesterov ? " nesterov" : "");
+}
 
 std::size_t EmaMomentum::workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const {
   std::int64_t largest = 0;

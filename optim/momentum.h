@@ -1,8 +1,13 @@
 #pragma once
 
 #include "optim/matrix_rule.h"
+#include "optim/schedule.h"
 
 namespace spectrain {
+
+// The options "momentum", "nesterov" and "momentum_warmup", and their words in the printed table.
+void describe_momentum(OptionVisitor& v, double& momentum, bool& nesterov, MomentumWarmup& warmup);
+std::string momentum_settings(double momentum, bool nesterov, const MomentumWarmup& warmup);
 
 // Momentum as an exponential average (K. Jordan 2024), g' = gradient_scale g:
 //

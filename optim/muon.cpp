@@ -6,32 +6,37 @@
 #include "optim/matrix_rule.h"
 #include "optim/momentum.h"
 #include "optim/newton_schulz.h"
+#include "optim/registry.h"
 
 namespace spectrain {
 
-namespace {
-
-std::string settings(const MuonOptions& o) {
-  std::string momentum = fmt::format("momentum {}", o.momentum);
-  if (o.momentum_warmup.steps > 0)
-    momentum += fmt::format(" (from {} in {} steps)", o.momentum_warmup.start, o.momentum_warmup.steps);
-  return fmt::format("{}{}, {}, {}", momentum, o.nesterov ? " nesterov" : "", name_of(o.shape_scale),
-                     describe(o.newton_schulz));
+const RuleInfo& info_of(const MuonOptions&) {
+  static const RuleInfo info{
+      "muon", "u = momentum(G);  W = (1 - lr decay) W - lr s NewtonSchulz(u)",
+      "Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025 (2502.16982)", true};
+  return info;
 }
 
-}  // namespace
+void describe_options(OptionVisitor& v, MuonOptions& o) {
+  v.field("lr", &o.lr, at_least(0), "learning rate");
+  v.field("weight_decay", &o.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
+  describe_momentum(v, o.momentum, o.nesterov, o.momentum_warmup);
+  describe_shape_scale(v, o.shape_scale);
+  describe_newton_schulz(v, o.newton_schulz);
+}
 
-std::unique_ptr<UpdateRule> make_rule(const MuonOptions& o) {
-  check_not_negative("muon", "lr", o.lr);
-  check_not_negative("muon", "weight_decay", o.weight_decay);
-  check_fraction("muon", "momentum", o.momentum);
-  check_fraction("muon", "momentum_warmup.start", o.momentum_warmup.start);
-
+std::unique_ptr<UpdateRule> make_rule(const MuonOptions& o, const FinishOptions& finish) {
+  check_options("muon", o);
   std::vector<std::unique_ptr<MatrixStage>> stages;
   stages.push_back(std::make_unique<EmaMomentum>(o.momentum, o.nesterov, o.momentum_warmup));
   stages.push_back(std::make_unique<NewtonSchulz>(o.newton_schulz));
+  const std::string settings =
+      fmt::format("{}, {}, {}", momentum_settings(o.momentum, o.nesterov, o.momentum_warmup),
+                  name_of(o.shape_scale), describe(o.newton_schulz));
   return std::make_unique<MatrixRule>(
-      MatrixRuleSettings{"muon", settings(o), o.lr, o.weight_decay, o.shape_scale}, std::move(stages));
+      MatrixRuleSettings{"muon", settings, o.lr, o.weight_decay, o.shape_scale}, std::move(stages), finish);
 }
+
+RuleOptions muon() { return MuonOptions{}; }
 
 }  // namespace spectrain

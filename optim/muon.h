@@ -1,6 +1,9 @@
 #pragma once
 
-#include "optim/rule.h"
+#include "optim/newton_schulz_options.h"
+#include "optim/rule_options.h"
+#include "optim/schedule.h"
+#include "optim/shape_scale.h"
 
 namespace spectrain {
 
@@ -16,6 +19,16 @@ namespace spectrain {
 // shape scales: match_rms goes with AdamW's lr and decay, original with an lr about 5 times as large at width
 // 768. State: 1 number per parameter (momentum). Cost per matrix: Newton-Schulz's, newton_schulz.h; the rest
 // is 8 FLOPs per parameter, bound by memory.
-std::unique_ptr<UpdateRule> make_rule(const MuonOptions& options);
+struct MuonOptions {
+  double lr = 0.02, momentum = 0.95, weight_decay = 0;
+  bool nesterov = true;
+  ShapeScale shape_scale = ShapeScale::original;
+  MomentumWarmup momentum_warmup;
+  NewtonSchulzOptions newton_schulz;
+  bool operator==(const MuonOptions&) const = default;
+};
+const RuleInfo& info_of(const MuonOptions&);
+void describe_options(OptionVisitor& v, MuonOptions& o);
+std::unique_ptr<UpdateRule> make_rule(const MuonOptions& options, const FinishOptions& finish);
 
 }  // namespace spectrain

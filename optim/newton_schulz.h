@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "optim/matrix_rule.h"
+#include "optim/newton_schulz_options.h"
 
 // Newton-Schulz iteration: the orthogonal factor U V^T of M = U S V^T by matrix products alone.
 //

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optim/after_step.h"
 #include "optim/groups.h"
 
 namespace spectrain {
@@ -34,7 +35,7 @@ void check_view(const ParameterView& v, DType master) {
 
 struct Optimizer::Impl {
   Backend& backend;
-  double clip;
+  OptimizerConfig config;
   OptimizerPlan plan;
   std::unique_ptr<Buffer> memory;        // all state
   std::vector<std::vector<Part>> parts;  // by group
@@ -44,8 +45,8 @@ struct Optimizer::Impl {
   std::unique_ptr<Buffer> total;  // of the squares, for step()
 
   Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
-       std::span<const Tensor> gradient_tensors, double clip_to)
-      : backend(b), clip(clip_to), plan(std::move(p)) {
+       std::span<const Tensor> gradient_tensors, const OptimizerConfig& c)
+      : backend(b), config(c), plan(std::move(p)) {
     const DType master = b.master();
     total = b.allocate(sizeof(double), "the gradient's norm");
     const StateLayout layout = layout_state(plan, pieces, master);
@@ -78,15 +79,16 @@ struct Optimizer::Impl {
 namespace {
 
 Tensor rows_of(const Tensor& whole, const PartPlan& p) {
-  if (p.shape == whole.shape) return whole;
+  if (p.shape.numel() == whole.numel()) return whole.reshaped(p.shape);
   return whole.slice_rows(p.first_row, p.shape.rows());
 }
 
 }  // namespace
 
 Optimizer::Optimizer(Backend& backend, OptimizerPlan plan, std::vector<Piece> pieces,
-                     std::span<const Tensor> weights, std::span<const Tensor> gradients, double clip)
-    : impl_(std::make_unique<Impl>(backend, std::move(plan), pieces, weights, gradients, clip)) {}
+                     std::span<const Tensor> weights, std::span<const Tensor> gradients,
+                     const OptimizerConfig& config)
+    : impl_(std::make_unique<Impl>(backend, std::move(plan), pieces, weights, gradients, config)) {}
 
 Optimizer::Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config) {
   OptimizerPlan plan = plan_groups(pointers(parameters), config, backend.master());
@@ -98,7 +100,7 @@ Optimizer::Optimizer(Backend& backend, std::vector<ParameterView> parameters, Op
     weights.push_back(rows_of(parameters[m.parameter].value, m.parts[p.part]));
     gradients.push_back(rows_of(parameters[m.parameter].gradient, m.parts[p.part]));
   }
-  impl_ = std::make_unique<Impl>(backend, std::move(plan), pieces, weights, gradients, config.clip);
+  impl_ = std::make_unique<Impl>(backend, std::move(plan), pieces, weights, gradients, config);
 }
 
 Optimizer::~Optimizer() = default;
@@ -111,10 +113,10 @@ StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares
   StepReport report{std::sqrt(squares), std::isfinite(squares)};
   if (!report.finite) return report;
 
-  StepContext context{step, lr_factor, 1};
+  StepContext context{step, lr_factor, 1, impl_->config.steps};
+  const double clip = impl_->config.clip;
   // By the norm, not its square, and only ever downward.
-  if (impl_->clip > 0 && report.gradient_norm > impl_->clip)
-    context.gradient_scale = impl_->clip / report.gradient_norm;
+  if (clip > 0 && report.gradient_norm > clip) context.gradient_scale = clip / report.gradient_norm;
   for (std::size_t g = 0; g < impl_->parts.size(); ++g) {
     if (impl_->parts[g].empty()) continue;
     UpdateRule& rule = *impl_->plan.groups[g].rule;
@@ -135,6 +137,34 @@ StepReport Optimizer::step(std::int64_t step, double lr_factor) {
   return update(step, lr_factor, squares);
 }
 
+bool Optimizer::wants_sampled_gradient(std::int64_t step) const {
+  for (std::size_t g = 0; g < impl_->parts.size(); ++g)
+    if (impl_->plan.groups[g].rule->wants_sampled_gradient(step)) return true;
+  return false;
+}
+
+void Optimizer::observe_sampled(std::int64_t step, double lr_factor, double tokens) {
+  const StepContext context{step, lr_factor, 1, impl_->config.steps};
+  for (std::size_t g = 0; g < impl_->parts.size(); ++g)
+    if (!impl_->parts[g].empty() && impl_->plan.groups[g].rule->wants_sampled_gradient(step))
+      impl_->plan.groups[g].rule->observe_sampled(context, tokens, impl_->parts[g]);
+}
+
+bool Optimizer::has_average(std::int64_t steps) const {
+  return impl_->config.average.from > 0 && steps >= impl_->config.average.from;
+}
+
+void Optimizer::show_average() {
+  for (std::size_t g = 0; g < impl_->parts.size(); ++g)
+    if (!impl_->parts[g].empty()) dynamic_cast<Average&>(*impl_->plan.groups[g].rule).show(impl_->parts[g]);
+}
+
+void Optimizer::restore_weights() {
+  for (std::size_t g = 0; g < impl_->parts.size(); ++g)
+    if (!impl_->parts[g].empty())
+      dynamic_cast<Average&>(*impl_->plan.groups[g].rule).restore(impl_->parts[g]);
+}
+
 std::vector<StateTensor> Optimizer::state() const { return impl_->state; }
 
 std::vector<StateTensor> Optimizer::state_layout() const {
@@ -151,7 +181,7 @@ std::vector<StateTensor> Optimizer::state_layout() const {
 }
 
 std::string Optimizer::describe() const {
-  return spectrain::describe(impl_->plan, impl_->clip, impl_->backend);
+  return spectrain::describe(impl_->plan, impl_->config.clip, impl_->backend);
 }
 
 std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, const OptimizerConfig& config,

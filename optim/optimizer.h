@@ -4,59 +4,58 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "model/parameter.h"
+#include "optim/adamw.h"
+#include "optim/finish.h"
+#include "optim/muon.h"
+#include "optim/rule_options.h"
 #include "optim/schedule.h"
 
 namespace spectrain {
 
-struct AdamWOptions {
-  double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
-  bool operator==(const AdamWOptions&) const = default;
+// The gradient is taken a little ahead on the smoothed path of the weights (modded-nanogpt track 3, record
+// 39). After each step of the rule, which made W:
+//
+//   b = decay b + (1 - decay) (W - P)     P = W     then, where from <= step < until:  W = W + strength b
+//
+// P begins as the first weights. Validation and checkpoints see the weights that the next gradient is taken
+// at. State: 2 numbers per parameter (path, looked_from). strength 0: off. until 0: to the end.
+struct LookAheadOptions {
+  double strength = 0, decay = 0.99;
+  std::int64_t from = 0, until = 0;  // steps
+  bool operator==(const LookAheadOptions&) const = default;
 };
-
-enum class NewtonSchulzTable : std::uint8_t { keller, polar_express, you, exact, polar_express_105 };
-// Of the same polynomials: iterating on the matrix, or on its Gram matrix, cheaper unless it is square
-// (newton_schulz.h).
-enum class NewtonSchulzForm : std::uint8_t { standard, gram };
-struct NewtonSchulzOptions {
-  NewtonSchulzTable coefficients = NewtonSchulzTable::polar_express;
-  int steps = 0;                 // 0: the table's own count (5; exact: 12)
-  DType precision = DType::f32;  // of the iterations: f32, bf16, or f16 on CUDA; the norm is always f32
-  NewtonSchulzForm form = NewtonSchulzForm::standard;
-  bool operator==(const NewtonSchulzOptions&) const = default;
-};
-
-// How large the step of an [out, in] matrix is: lr * scale * orthogonal factor.
-enum class ShapeScale : std::uint8_t {
-  original,   // sqrt(max(1, out / in))           (Jordan 2024)
-  match_rms,  // 0.2 sqrt(max(out, in))           (Moonlight, 2502.16982: learning rates of AdamW carry over)
-  unit_rms,   // sqrt(out / in)                   (spectral norm condition, Bernstein)
-};
-
-struct MuonOptions {
-  double lr = 0.02, momentum = 0.95, weight_decay = 0;
-  bool nesterov = true;
-  ShapeScale shape_scale = ShapeScale::original;
-  MomentumWarmup momentum_warmup;
-  NewtonSchulzOptions newton_schulz;
-  bool operator==(const MuonOptions&) const = default;
-};
-
-using RuleOptions = std::variant<AdamWOptions, MuonOptions>;
 
 struct GroupConfig {
   std::vector<Role> parameters;  // every parameter's role must be in exactly one group
   RuleOptions rule;
+  FinishOptions finish = {};
+  LookAheadOptions look_ahead = {};
+  // What updates those parameters of the group that the rule cannot: vectors and slivers in a group of a
+  // matrix rule. The default is the AdamW that Muon was published with. `finish` does not hold for them.
+  RuleOptions elementwise = AdamWOptions{3e-4, 0.9, 0.95, 1e-10, 0};
   bool operator==(const GroupConfig&) const = default;
+};
+
+// The mean of the weights over the last part of a run, for evaluating it:
+//
+//   A = W at step from, then A = decay A + (1 - decay) W after each step
+//
+// and what is evaluated is (1 - blend) W + blend A. State: 1 number per parameter (average).
+struct AverageOptions {
+  std::int64_t from = 0;  // step; 0: off
+  double decay = 0.99, blend = 1;
+  bool operator==(const AverageOptions&) const = default;
 };
 
 struct OptimizerConfig {
   std::vector<GroupConfig> groups;
-  double clip = 0;  // global gradient norm is scaled down to this; 0: off
+  double clip = 0;         // global gradient norm is scaled down to this; 0: off
+  std::int64_t steps = 0;  // of the whole run, for what changes over it; 0: not known
+  AverageOptions average = {};
   bool operator==(const OptimizerConfig&) const = default;
 };
 
@@ -82,14 +81,13 @@ struct StepReport {
 
 class Optimizer {
  public:
-  // Throws RequestError when a parameter's role is in no group or in two, a group names no role, or a rule
-  // cannot update a parameter given to it (a matrix rule needs matrices with sides of at least 8). A group
-  // whose roles the model does not have is allowed: it is shown with 0 tensors.
+  // Throws RequestError when a parameter's role is in no group or in two, a group names no role, or an option
+  // is out of range. A group whose roles the model does not have is allowed: it is shown with 0 tensors.
   Optimizer(Backend& backend, std::vector<ParameterView> parameters, OptimizerConfig config);
   // Only some pieces of the parameters, as a plan shares them among ranks: weights[i] and gradients[i] are
   // pieces[i]'s, master, of its shape. State exists for these pieces alone.
   Optimizer(Backend& backend, OptimizerPlan plan, std::vector<Piece> pieces, std::span<const Tensor> weights,
-            std::span<const Tensor> gradients, double clip);
+            std::span<const Tensor> gradients, const OptimizerConfig& config);
   ~Optimizer();
 
   // The two halves of step(), for ranks that add their squares in between: total [1] f64 += the sum over this
@@ -100,6 +98,17 @@ class Optimizer {
   // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
   // > 0. A norm that is not finite leaves parameters and state as they were.
   StepReport step(std::int64_t step, double lr_factor);
+
+  // Whether some rule wants gradients of sampled labels before update(step), and the hand-over of them: those
+  // that are in the parameters' gradients now, the mean over `tokens` labels (rule.h).
+  bool wants_sampled_gradient(std::int64_t step) const;
+  void observe_sampled(std::int64_t step, double lr_factor, double tokens);
+
+  // With OptimizerConfig::average, after `steps` steps: whether there is one yet; until restore_weights() the
+  // weights are the blend with it.
+  bool has_average(std::int64_t steps) const;
+  void show_average();
+  void restore_weights();
 
   // One tensor per parameter and kind of state, zero before the first step: ".momentum" (muon), ".adam_m" and
   // ".adam_v" (adamw), in the order of the parameters. Padding rows have no state. Of an optimizer of pieces:

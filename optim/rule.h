@@ -9,14 +9,11 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "optim/optimizer.h"
 
-// What every published rule implements, one small file each (adamw.h, muon.h). To add one:
-//   1. its options, a struct in optimizer.h and a member of RuleOptions
-//   2. a file with `std::unique_ptr<UpdateRule> make_rule(const ItsOptions&)`, declared at the end of this
-//   header
-// Everything else (groups, clipping, memory, checkpoints, the printed table) follows from what the rule says
-// here.
+// What every published rule implements. Most are made of parts that exist: an element-wise formula
+// (element_rule.h) or a chain of stages over whole matrices (matrix_rule.h). To add one: one file with its
+// options struct (rule_options.h says what that needs), and one line in registry.cpp. Groups, clipping,
+// memory, checkpoints, ranks, configuration keys and the printed tables follow from what the rule says here.
 
 namespace spectrain {
 
@@ -27,7 +24,8 @@ struct StateSlot {
 };
 
 // What a rule updates at a time: a whole parameter without its padding rows, or, for a rule that works on
-// matrices, one of a fused parameter's splits. `state` has one tensor per slot of UpdateRule::state(shape).
+// matrices, one of a fused parameter's splits, and more than two dimensions as [first, all others] (the
+// filters of a convolution). `state` has one tensor per slot of UpdateRule::state(shape).
 struct Part {
   Tensor weight, gradient;
   std::vector<Tensor> state;
@@ -37,6 +35,10 @@ struct StepContext {
   std::int64_t step = 0;      // from 0
   double lr_factor = 1;       // the schedule's
   double gradient_scale = 1;  // clipping: the gradient that counts is gradient_scale * gradient
+  std::int64_t steps = 0;     // of the whole run; 0: not known
+  double progress() const {   // in [0, 1)
+    return steps > 0 ? static_cast<double>(step) / static_cast<double>(steps) : 0;
+  }
 };
 
 class UpdateRule {
@@ -49,7 +51,8 @@ class UpdateRule {
   virtual double lr() const = 0;
   virtual double weight_decay() const = 0;
 
-  // True: fused parameters are handed over split by split. False: element-wise, splits do not matter.
+  // True: parts are handed over whole, fused parameters split by split. False: element-wise, splits do not
+  // matter and ranks may cut anywhere.
   virtual bool wants_matrices() const = 0;
   // Why this part cannot be updated by the rule ("has 3 rows, fewer than 8"), empty when it can.
   virtual std::string objection(const Shape& part) const = 0;
@@ -66,14 +69,13 @@ class UpdateRule {
   // the result for a part does not depend on the others. The parts are those of prepare(), in that order.
   // Allocates nothing; gradients are not written.
   virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
+
+  // Rules that estimate the curvature (Sophia-G): true at steps before which observe() should be given
+  // gradients of labels that the model itself sampled, over a batch of `tokens` labels, as the mean over
+  // them.
+  virtual bool wants_sampled_gradient(std::int64_t /*step*/) const { return false; }
+  virtual void observe_sampled(const StepContext& /*context*/, double /*tokens*/,
+                               std::span<const Part> /*parts*/) {}
 };
-
-// Throw RequestError when an option is out of range.
-std::unique_ptr<UpdateRule> make_rule(const AdamWOptions& options);
-std::unique_ptr<UpdateRule> make_rule(const MuonOptions& options);
-
-inline std::unique_ptr<UpdateRule> rule_for(const RuleOptions& options) {
-  return std::visit([](const auto& o) { return make_rule(o); }, options);
-}
 
 }  // namespace spectrain

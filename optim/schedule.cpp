@@ -39,7 +39,8 @@ double descent(const ScheduleConfig& c, std::int64_t step, std::int64_t steps) {
 double schedule_factor(const ScheduleConfig& c, std::int64_t step, std::int64_t steps) {
   const bool warming = step < c.warmup;
   const double rise = warming ? static_cast<double>(step + 1) / static_cast<double>(c.warmup) : 1;
-  const double left = descent(c, step, steps);
+  const double straight = descent(c, step, steps);
+  const double left = c.power == 1 ? straight : std::pow(straight, c.power);
   // Not floor + (1 - floor) at the top: that sum may miss 1 by an ulp.
   const double fall = left >= 1 ? 1 : c.floor + (1 - c.floor) * left;
   // Only a trapezoid can be told to warm up and cool down at once; then it is a triangle, without a jump.

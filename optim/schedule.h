@@ -13,6 +13,9 @@ enum class ScheduleShape : std::uint8_t { constant, cosine, linear, trapezoid };
 //   trapezoid: 1 until the last `cooldown` share of the steps, then linear down to `floor`
 //              (Haegele et al. 2024)
 //
+// The descent may be bent: with `left` what is left of it, from 1 to 0, the factor is
+// floor + (1 - floor) left^power (modded-nanogpt track 3: "PowerCool", 1.2 or 1.5).
+//
 // end_reached true: the last step has exactly `floor`. false: `floor` would come one step after the last, the
 // speedrun's (N - step) / cooldown steps. The cool-down has round(cooldown * steps) steps. A trapezoid whose
 // warm-up and cool-down overlap is a triangle (the lesser of the two); a cosine or linear run that ends
@@ -22,6 +25,7 @@ struct ScheduleConfig {
   std::int64_t warmup = 0;  // steps
   double cooldown = 0.3;    // share of all steps, trapezoid only
   double floor = 0;         // lowest factor
+  double power = 1;         // of what is left of the descent: floor + (1 - floor) left^power
   bool end_reached = true;
   bool operator==(const ScheduleConfig&) const = default;
 };

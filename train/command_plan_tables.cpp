@@ -84,17 +84,13 @@ std::string run_rows(const RunConfig& c) {
   return text;
 }
 
-struct RuleRow {
-  std::string operator()(const AdamWOptions& r) const {
-    return fmt::format("{:<6} {:>9} {:>9}", "adamw", r.lr, r.weight_decay);
-  }
-  std::string operator()(const MuonOptions& r) const {
-    return fmt::format("{:<6} {:>9} {:>9}", "muon", r.lr, r.weight_decay);
-  }
-};
+std::string rule_cells(const GroupConfig& group) {
+  const std::unique_ptr<UpdateRule> rule = group.rule.make(group.finish);
+  return fmt::format("{:<16} {:>9} {:>9}", rule->name(), rule->lr(), rule->weight_decay());
+}
 
 std::string group_rows(const RunConfig& c, std::span<const ParameterInfo> parameters) {
-  std::string text = fmt::format("\nParameter groups\n  {:<34} {:>8} {:>15}  {:<6} {:>9} {:>9}\n", "roles",
+  std::string text = fmt::format("\nParameter groups\n  {:<34} {:>8} {:>15}  {:<16} {:>9} {:>9}\n", "roles",
                                  "tensors", "parameters", "rule", "lr", "decay");
   for (const GroupConfig& group : c.optimizer.groups) {
     std::vector<std::string> roles;
@@ -105,8 +101,8 @@ std::string group_rows(const RunConfig& c, std::span<const ParameterInfo> parame
                                [&](const ParameterInfo& p) { return p.role == role; });
       size += parameters_of(parameters, role);
     }
-    text += fmt::format("  {:<34} {:>8} {:>15}  {}\n", listed(roles), tensors, grouped(size),
-                        std::visit(RuleRow{}, group.rule));
+    text +=
+        fmt::format("  {:<34} {:>8} {:>15}  {}\n", listed(roles), tensors, grouped(size), rule_cells(group));
   }
   if (c.optimizer.groups.empty()) text += "  none yet: the configuration lists no optimizer groups\n";
   return text;

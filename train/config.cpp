@@ -59,6 +59,7 @@ RunConfig load_config(const std::string& path, const std::vector<std::string>& o
   RunConfig config;
   const Places places = parse_config(tree, config);
   check_config(config, places, path, use);
+  config.optimizer.steps = config.steps();
   return config;
 }
 

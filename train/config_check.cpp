@@ -79,7 +79,7 @@ class Checker {
                fmt::format("{} names the role \"{}\", which another group has already; each role belongs to "
                            "exactly one",
                            key, name_of(role)));
-      const auto* const muon = std::get_if<MuonOptions>(&group.rule);
+      const auto* const muon = group.rule.get<MuonOptions>();
       if (muon && muon->newton_schulz.precision == DType::f16 && c_.compute.device == Device::cpu)
         fail({fmt::format("optimizer.{}.newton_schulz.precision", i), fmt::format("optimizer.{}", i)},
              "newton_schulz.precision f16 needs the CUDA device; f32 and bf16 run on the CPU");

@@ -1,53 +1,17 @@
 #include "train/config_keys.h"
 
+#include <algorithm>
+
 #include "fmt/format.h"
 
 namespace spectrain {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kMostTokens = 1e15;  // far beyond any run, and exact in a double
-
-Range at_least(double low) { return {low, kInfinity}; }
-Range above(double low) { return {low, kInfinity, true, false}; }
-Range within(double low, double high) { return {low, high}; }
-Range below_one() { return {0, 1, false, true}; }
-Range count_from(double low) { return {low, kMostTokens}; }
-
-template <class T>
-struct Word {
-  std::string_view word;
-  T value;
-};
-
-template <class T, std::size_t N>
-std::vector<std::string> words_of(const Word<T> (&table)[N]) {
-  std::vector<std::string> words;
-  for (const Word<T>& w : table) words.emplace_back(w.word);
-  return words;
-}
-
-template <class T, std::size_t N>
-std::size_t index_of(const Word<T> (&table)[N], T value) {
-  for (std::size_t i = 0; i < N; ++i)
-    if (table[i].value == value) return i;
-  throw std::logic_error("a configuration holds a value that has no word");
-}
-
-template <class T, std::size_t N>
-Choice choice(T& field, const Word<T> (&table)[N]) {
-  return {words_of(table), [&field, &table] { return index_of(table, field); },
-          [&field, &table](std::size_t i) { field = table[i].value; }};
-}
 
 constexpr Word<DataOrder> kOrders[] = {{"sequential", DataOrder::sequential},
                                        {"shuffled", DataOrder::shuffled}};
 constexpr Word<Device> kDevices[] = {
     {"auto", Device::automatic}, {"cpu", Device::cpu}, {"cuda", Device::cuda}};
 constexpr Word<DType> kPrecisions[] = {{"f32", DType::f32}, {"bf16", DType::bf16}};
-constexpr Word<DType> kIterated[] = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
-constexpr Word<NewtonSchulzForm> kForms[] = {{"standard", NewtonSchulzForm::standard},
-                                             {"gram", NewtonSchulzForm::gram}};
 constexpr Word<Positions> kPositions[] = {
     {"learned", Positions::learned}, {"rotary", Positions::rotary}, {"none", Positions::none}};
 constexpr Word<RotaryPairs> kPairs[] = {{"halves", RotaryPairs::halves},
@@ -68,14 +32,6 @@ constexpr Word<Softcap::Kind> kCaps[] = {{"none", Softcap::Kind::none},
 constexpr Word<Role> kRoles[] = {{"embedding", Role::embedding}, {"head", Role::head},
                                  {"hidden", Role::hidden},       {"gain", Role::gain},
                                  {"bias", Role::bias},           {"scalar", Role::scalar}};
-constexpr Word<NewtonSchulzTable> kTables[] = {{"keller", NewtonSchulzTable::keller},
-                                               {"polar_express", NewtonSchulzTable::polar_express},
-                                               {"you", NewtonSchulzTable::you},
-                                               {"exact", NewtonSchulzTable::exact},
-                                               {"polar_express_1.05", NewtonSchulzTable::polar_express_105}};
-constexpr Word<ShapeScale> kScales[] = {{"original", ShapeScale::original},
-                                        {"match_rms", ShapeScale::match_rms},
-                                        {"unit_rms", ShapeScale::unit_rms}};
 constexpr Word<ScheduleShape> kShapes[] = {{"constant", ScheduleShape::constant},
                                            {"cosine", ScheduleShape::cosine},
                                            {"linear", ScheduleShape::linear},
@@ -83,28 +39,28 @@ constexpr Word<ScheduleShape> kShapes[] = {{"constant", ScheduleShape::constant}
 
 constexpr Word<Sharding> kShardings[] = {{"owners", Sharding::owners}, {"none", Sharding::replicas}};
 
-void describe(KeyVisitor& v, RunSection& s) {
+void describe(OptionVisitor& v, RunSection& s) {
   v.field("name", &s.name, {}, "of the run and of its directory");
   v.field("directory", &s.directory, {}, "where run directories are made: directory/name");
   v.field("seed", &s.seed, {}, "of the initial weights and of a shuffled data order");
 }
 
-void describe(KeyVisitor& v, Softcap& s) {
+void describe(OptionVisitor& v, Softcap& s) {
   v.field("kind", choice(s.kind, kCaps), {},
           "tanh: cap tanh(z/cap); sigmoid: cap sigmoid((z+offset)/divisor); rational: z cap/sqrt(z^2+cap^2)");
   v.field("cap", &s.cap, at_least(0), "largest logit");
-  v.field("divisor", &s.divisor, above(0), "sigmoid only");
+  v.field("divisor", &s.divisor, above_only(0), "sigmoid only");
   v.field("offset", &s.offset, {}, "sigmoid only");
 }
 
-void describe_attention(KeyVisitor& v, TransformerConfig& m) {
+void describe_attention(OptionVisitor& v, TransformerConfig& m) {
   v.field("heads", &m.heads, within(1, 65536), "attention heads");
   v.field("kv_heads", &m.kv_heads, within(0, 65536), "key and value heads; 0: as many as heads");
   v.field("head_dim", &m.head_dim, within(0, 65536), "size of a head; 0: width / heads");
   v.field("attention_scale", &m.attention_scale, at_least(0), "factor on q.k; 0: 1/sqrt(head_dim)");
   v.field("qk_norm", &m.qk_norm, {}, "RMS norm of q and k per head, without gain, before the rotation");
   v.field("positions", choice(m.positions, kPositions), {}, "how the model knows where a token stands");
-  v.field("rotary_base", &m.rotary_base, above(1), "angles are base^-(i/pairs)");
+  v.field("rotary_base", &m.rotary_base, above_only(1), "angles are base^-(i/pairs)");
   v.field("rotary_fraction", &m.rotary_fraction, {0, 1, true, false}, "share of the pairs that turns");
   v.field("rotary_to_end", &m.rotary_to_end, {}, "true: angles base^-linspace(0, 1, pairs) (speedrun)");
   v.field("rotary_pairs", choice(m.rotary_pairs, kPairs), {},
@@ -113,7 +69,7 @@ void describe_attention(KeyVisitor& v, TransformerConfig& m) {
           "direction of the rotation; -1 is modded-nanogpt's");
 }
 
-void describe_initialization(KeyVisitor& v, TransformerConfig& m) {
+void describe_initialization(OptionVisitor& v, TransformerConfig& m) {
   v.field(
       "init", choice(m.init, kInits), {},
       "normal: N(0, init_std^2); fan_in_normal: N(0, init_std^2/fan_in); fan_in_uniform: the same variance");
@@ -126,7 +82,7 @@ void describe_initialization(KeyVisitor& v, TransformerConfig& m) {
   v.field("zero_init_head", &m.zero_init_head, {}, "the untied head starts at zero");
 }
 
-void describe(KeyVisitor& v, TransformerConfig& m) {
+void describe(OptionVisitor& v, TransformerConfig& m) {
   v.field("vocab", &m.vocab, within(1, 2147483647), "token ids are below this");
   v.field("padded_vocab", &m.padded_vocab, within(0, 2147483647),
           "rows of embedding and head; 0: vocab rounded up to a multiple of 128");
@@ -139,17 +95,17 @@ void describe(KeyVisitor& v, TransformerConfig& m) {
   v.field("norm", choice(m.norm, kNorms), {}, "layer norm or RMS norm");
   v.field("norm_gain", &m.norm_gain, {}, "norms have a gain");
   v.field("norm_bias", &m.norm_bias, {}, "norms have a bias (layer norm only)");
-  v.field("norm_eps", &m.norm_eps, above(0), "added to the variance");
+  v.field("norm_eps", &m.norm_eps, above_only(0), "added to the variance");
   v.field("embedding_norm", &m.embedding_norm, {}, "a norm right after the embedding");
   v.field("linear_bias", &m.linear_bias, {}, "biases of qkv, attention output and MLP");
   v.field("head_bias", &m.head_bias, {}, "bias of the head");
   v.field("tied", &m.tied, {}, "the head is the embedding");
-  v.section("softcap", "bound on the logits", [&](KeyVisitor& inside) { describe(inside, m.softcap); });
+  v.section("softcap", "bound on the logits", [&](OptionVisitor& inside) { describe(inside, m.softcap); });
   describe_initialization(v, m);
   v.field("attention_residual_factor", &m.attention_residual_factor, {}, "x += factor * attention(...)");
 }
 
-void describe(KeyVisitor& v, DataSection& s) {
+void describe(OptionVisitor& v, DataSection& s) {
   v.field("train", &s.train, {}, "token shards: files, patterns, directories");
   v.field("validation", &s.validation, {}, "token shards for validation");
   v.field("order", choice(s.order, kOrders), {},
@@ -158,14 +114,14 @@ void describe(KeyVisitor& v, DataSection& s) {
           "bytes, gpt2=<directory> or a tokenizer file, for sample; empty: tokenizer.json beside the shards");
 }
 
-void describe(KeyVisitor& v, BatchSection& s) {
+void describe(OptionVisitor& v, BatchSection& s) {
   v.field("tokens", &s.tokens, count_from(1), "per optimizer step, over all ranks");
   v.field("context", &s.context, within(1, 16777216), "tokens of a training sequence");
   v.field("micro_batch", &s.micro_batch, count_from(0),
           "sequences in memory at a time; 0: the largest that divides, up to 16384 tokens");
 }
 
-void describe(KeyVisitor& v, ComputeSection& s) {
+void describe(OptionVisitor& v, ComputeSection& s) {
   v.field("device", choice(s.device, kDevices), {}, "auto: a GPU where there is one, else the CPU");
   v.field("precision", choice(s.precision, kPrecisions), {},
           "of activations and products; weights are f32 always");
@@ -176,62 +132,40 @@ void describe(KeyVisitor& v, ComputeSection& s) {
           "MiB of logits that exist at a time");
 }
 
-void describe(KeyVisitor& v, AdamWOptions& r) {
-  v.field("lr", &r.lr, at_least(0), "learning rate");
-  v.field("betas", Tuple{{&r.beta1, &r.beta2}}, below_one(), "decay of the first and second moment");
-  v.field("eps", &r.eps, above(0), "added to the root of the second moment");
-  v.field("weight_decay", &r.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
-}
-
-void describe(KeyVisitor& v, MuonOptions& r) {
-  v.field("lr", &r.lr, at_least(0), "learning rate");
-  v.field("momentum", &r.momentum, below_one(), "of the running mean of gradients");
-  v.field("nesterov", &r.nesterov, {}, "look one step ahead");
-  v.field("weight_decay", &r.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
-  v.field("shape_scale", choice(r.shape_scale, kScales), {},
-          "original: sqrt(max(1, out/in)); match_rms: 0.2 sqrt(max(out, in)); unit_rms: sqrt(out/in)");
-  v.section("momentum_warmup", "momentum grows from start over the first steps", [&](KeyVisitor& inside) {
-    inside.field("start", &r.momentum_warmup.start, below_one(), "momentum of the first step");
-    inside.field("steps", &r.momentum_warmup.steps, count_from(0),
-                 "until momentum is reached; 0: from the start");
-  });
-  v.section("newton_schulz", "the orthogonalisation", [&](KeyVisitor& inside) {
-    inside.field("coefficients", choice(r.newton_schulz.coefficients, kTables), {}, "table of the iteration");
-    inside.field("steps", &r.newton_schulz.steps, within(0, 100), "0: the table's own count");
-    inside.field("precision", choice(r.newton_schulz.precision, kIterated), {},
-                 "of the iterations; f16 on CUDA alone");
-    inside.field("form", choice(r.newton_schulz.form, kForms), {},
-                 "gram: iterates on X X^T where X is not square, with fewer operations");
-  });
-}
-
-void describe(KeyVisitor& v, ScheduleConfig& s) {
+void describe(OptionVisitor& v, ScheduleConfig& s) {
   v.field("shape", choice(s.shape, kShapes), {}, "of the factor on every learning rate");
   v.field("warmup", &s.warmup, count_from(0), "steps of linear growth at the start");
   v.field("cooldown", &s.cooldown, within(0, 1), "share of the steps with linear decline (trapezoid)");
   v.field("floor", &s.floor, within(0, 1), "factor at the end");
+  v.field("power", &s.power, above_only(0), "of what is left of the decline: 1 linear, 1.2 the speedrun's");
   v.field("end_reached", &s.end_reached, {},
           "true: the last step has the floor; false: the step after it would");
 }
 
-void describe(KeyVisitor& v, TrainSection& s, double& clip) {
+void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
   v.field("steps", &s.steps, count_from(0), "length of the run; or give tokens");
   v.field("tokens", &s.tokens, count_from(0), "length of the run: steps = ceil(tokens / batch.tokens)");
-  v.field("clip", &clip, at_least(0), "largest norm of the whole gradient; 0: no clipping");
-  v.section("validate", "loss on the validation set", [&](KeyVisitor& inside) {
+  v.field("clip", &optimizer.clip, at_least(0), "largest norm of the whole gradient; 0: no clipping");
+  v.section("validate", "loss on the validation set", [&](OptionVisitor& inside) {
     inside.field("every", &s.validate.every, count_from(0),
                  "steps; 0: only before the first and after the last");
     inside.field("tokens", &s.validate.tokens, count_from(0), "of each validation; 0: the whole set");
   });
-  v.section("checkpoint", "saved states", [&](KeyVisitor& inside) {
+  v.section("checkpoint", "saved states", [&](OptionVisitor& inside) {
     inside.field("every", &s.checkpoint.every, count_from(0), "steps; 0: only at the end");
     inside.field("keep", &s.checkpoint.keep, within(0, 1000000), "newest complete ones kept; 0: all");
+  });
+  v.section("average", "validation at an average of the weights", [&](OptionVisitor& inside) {
+    AverageOptions& a = optimizer.average;
+    inside.field("from", &a.from, count_from(0), "step at which it begins; 0: off");
+    inside.field("decay", &a.decay, below_one(), "A = decay A + (1 - decay) W after each step");
+    inside.field("blend", &a.blend, within(0, 1), "what is evaluated is blend A + (1 - blend) W");
   });
   v.field("target", &s.target, at_least(0), "validation loss whose first crossing is reported; 0: none");
   v.field("log_every", &s.log_every, count_from(1), "steps between training lines of metrics.jsonl");
 }
 
-void describe(KeyVisitor& v, DistributedSection& s) {
+void describe(OptionVisitor& v, DistributedSection& s) {
   v.field("sharding", choice(s.sharding, kShardings), {},
           "owners: each matrix is updated by one rank; none: every rank updates everything");
   v.field("bucket_mib", &s.bucket_mib, within(1, 1048576), "MiB of gradients that are sent together");
@@ -241,17 +175,17 @@ void describe(KeyVisitor& v, DistributedSection& s) {
           "steps between comparisons of all weights over ranks; 0: never");
 }
 
-constexpr std::string_view kRules[] = {"adamw", "muon"};  // in the order of RuleOptions
-
-Choice rule_choice(GroupConfig& g) {
-  return {{kRules[0].data(), kRules[1].data()},
-          [&g] { return g.rule.index(); },
-          [&g](std::size_t i) {
-            if (i == 0) g.rule = AdamWOptions{};
-            if (i == 1) g.rule = MuonOptions{};
-          }};
+// Setting it gives the rule its defaults.
+Choice rule_choice(RuleOptions& rule) {
+  std::vector<std::string> words;
+  for (const RuleOptions& r : all_rules()) words.emplace_back(r.info().name);
+  return {words,
+          [&rule, words] {
+            return static_cast<std::size_t>(std::find(words.begin(), words.end(), rule.info().name) -
+                                            words.begin());
+          },
+          [&rule](std::size_t i) { rule = all_rules()[i]; }};
 }
-static_assert(std::variant_size_v<RuleOptions> == std::size(kRules));
 
 Choices role_choices(GroupConfig& g) {
   return {words_of(kRoles),
@@ -268,43 +202,52 @@ Choices role_choices(GroupConfig& g) {
 
 }  // namespace
 
-std::string Range::str() const {
-  const bool bounded_below = low != -kInfinity, bounded_above = high != kInfinity && high != kMostTokens;
-  if (bounded_below && bounded_above)
-    return fmt::format("in {}{}, {}{}", low_open ? '(' : '[', low, high, high_open ? ')' : ']');
-  if (bounded_below) return fmt::format("{} {}", low_open ? ">" : ">=", low);
-  if (bounded_above) return fmt::format("{} {}", high_open ? "<" : "<=", high);
-  return "";
-}
-
 std::string key_path(std::string_view section, std::string_view name) {
   return section.empty() ? std::string(name) : fmt::format("{}.{}", section, name);
 }
 
-void describe(KeyVisitor& v, GroupConfig& group) {
-  v.field("parameters", role_choices(group), {}, "roles of the parameters that this group updates");
-  v.field("rule", rule_choice(group), {}, "how they are updated");
-  std::visit([&](auto& rule) { describe(v, rule); }, group.rule);
+void describe_end(OptionVisitor& v, GroupConfig& group) {
+  describe_options(v, group.finish);
+  v.section("look_ahead", "gradients ahead on the smoothed path of the weights", [&](OptionVisitor& inside) {
+    LookAheadOptions& l = group.look_ahead;
+    inside.field("strength", &l.strength, at_least(0), "how far; 0: off");
+    inside.field("decay", &l.decay, below_one(), "of the path's mean");
+    inside.field("from", &l.from, count_from(0), "first step");
+    inside.field("until", &l.until, count_from(0), "step after the last; 0: to the end");
+  });
+  if (!group.rule.info().matrices) return;
+  v.section("elementwise", "what updates vectors and slivers of this group", [&](OptionVisitor& inside) {
+    inside.field("rule", rule_choice(group.elementwise), {}, "an element-wise rule, with its keys beside it");
+    group.elementwise.describe(inside);
+  });
 }
 
-std::vector<GroupConfig> group_examples() {
-  return {GroupConfig{{}, MuonOptions{}}, GroupConfig{{}, AdamWOptions{}}};
+void describe_begin(OptionVisitor& v, GroupConfig& group) {
+  v.field("parameters", role_choices(group), {}, "roles of the parameters that this group updates");
+  v.field("rule", rule_choice(group.rule), {}, "how they are updated");
+}
+
+void describe(OptionVisitor& v, GroupConfig& group) {
+  describe_begin(v, group);
+  group.rule.describe(v);
+  describe_end(v, group);
 }
 
 void describe(KeyVisitor& v, RunConfig& c) {
-  v.section("run", "name and place of the run", [&](KeyVisitor& inside) { describe(inside, c.run); });
-  v.section("model", "the transformer", [&](KeyVisitor& inside) { describe(inside, c.model); });
-  v.section("data", "what it reads", [&](KeyVisitor& inside) { describe(inside, c.data); });
-  v.section("batch", "what one optimizer step sees", [&](KeyVisitor& inside) { describe(inside, c.batch); });
+  v.section("run", "name and place of the run", [&](OptionVisitor& inside) { describe(inside, c.run); });
+  v.section("model", "the transformer", [&](OptionVisitor& inside) { describe(inside, c.model); });
+  v.section("data", "what it reads", [&](OptionVisitor& inside) { describe(inside, c.data); });
+  v.section("batch", "what one optimizer step sees",
+            [&](OptionVisitor& inside) { describe(inside, c.batch); });
   v.section("compute", "where and how it is computed",
-            [&](KeyVisitor& inside) { describe(inside, c.compute); });
+            [&](OptionVisitor& inside) { describe(inside, c.compute); });
   v.groups("optimizer", "a list of groups; every role of the model in exactly one", c.optimizer.groups);
   v.section("schedule", "the learning rates over the steps",
-            [&](KeyVisitor& inside) { describe(inside, c.schedule); });
+            [&](OptionVisitor& inside) { describe(inside, c.schedule); });
   v.section("train", "length of the run and what happens on the way",
-            [&](KeyVisitor& inside) { describe(inside, c.train, c.optimizer.clip); });
+            [&](OptionVisitor& inside) { describe(inside, c.train, c.optimizer); });
   v.section("distributed", "several ranks (train --ranks)",
-            [&](KeyVisitor& inside) { describe(inside, c.distributed); });
+            [&](OptionVisitor& inside) { describe(inside, c.distributed); });
 }
 
 }  // namespace spectrain

@@ -163,7 +163,7 @@ class PathCollector final : public KeyVisitor {
     paths.push_back(key_path(section_, name));
   }
   void section(std::string_view name, std::string_view,
-               const std::function<void(KeyVisitor&)>& inside) override {
+               const std::function<void(OptionVisitor&)>& inside) override {
     const std::string outer = section_;
     section_ = key_path(section_, name);
     paths.push_back(section_);
@@ -199,7 +199,7 @@ class Parser final : public KeyVisitor {
   }
 
   void section(std::string_view name, std::string_view,
-               const std::function<void(KeyVisitor&)>& inside) override {
+               const std::function<void(OptionVisitor&)>& inside) override {
     const ConfigNode* node = take(name);
     if (!node) return;
     const std::string path = key_path(path_, name);

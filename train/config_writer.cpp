@@ -71,7 +71,7 @@ class Writer final : public KeyVisitor {
     line(fmt::format("{}: {}", name, std::visit(FieldText{}, field)), meaning);
   }
   void section(std::string_view name, std::string_view meaning,
-               const std::function<void(KeyVisitor&)>& inside) override {
+               const std::function<void(OptionVisitor&)>& inside) override {
     line(fmt::format("{}:", name), meaning);
     const std::string outer = indent_;
     indent_ += "  ";
@@ -132,7 +132,7 @@ class Reference final : public KeyVisitor {
         fmt::format("  {:<44} {:<14} {}\n{:<61} {}\n", key_path(section_, name), standard, type, "", meaning);
   }
   void section(std::string_view name, std::string_view meaning,
-               const std::function<void(KeyVisitor&)>& inside) override {
+               const std::function<void(OptionVisitor&)>& inside) override {
     const std::string outer = section_;
     section_ = key_path(section_, name);
     text += fmt::format("{}{}: {}\n", outer.empty() ? "\n" : "  ", section_, meaning);
@@ -142,11 +142,15 @@ class Reference final : public KeyVisitor {
   void groups(std::string_view name, std::string_view meaning, std::vector<GroupConfig>&) override {
     text += fmt::format("\n{}: {}\n", name, meaning);
     in_group_ = true;
-    for (GroupConfig& group : group_examples()) {
-      const std::string rule = std::holds_alternative<MuonOptions>(group.rule) ? "muon" : "adamw";
-      text += fmt::format("  a group with rule: {}\n", rule);
-      section_ = fmt::format("{}.N", name);
-      describe(*this, group);
+    section_ = fmt::format("{}.N", name);
+    text += "  every group\n";
+    GroupConfig any{{}, MuonOptions{}};
+    describe_begin(*this, any);
+    describe_end(*this, any);
+    for (const RuleOptions& rule : all_rules()) {
+      text += fmt::format("  a group with rule: {}\n", rule.info().name);
+      RuleOptions copy = rule;
+      copy.describe(*this);
     }
     section_.clear();
     in_group_ = false;

@@ -21,7 +21,8 @@ constexpr std::int64_t kMostSkippedInARow = 10;
 
 // For legends and tables: the first group's rule, "muon 0.02".
 std::string label(const OptimizerConfig& optimizer) {
-  const std::unique_ptr<UpdateRule> rule = rule_for(optimizer.groups.front().rule);
+  const GroupConfig& first = optimizer.groups.front();
+  const std::unique_ptr<UpdateRule> rule = first.rule.make(first.finish);
   return fmt::format("{} {}", rule->name(), rule->lr());
 }
 
@@ -39,7 +40,7 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
       own_(share_of_rank(config_, collectives.ranks())),
       steps_(config_.steps()),
       count_(count(config_.model, config_.batch.context)),
-      first_lr_(rule_for(config_.optimizer.groups.front().rule)->lr()),
+      first_lr_(config_.optimizer.groups.front().rule.make(config_.optimizer.groups.front().finish)->lr()),
       backend_(&backend) {
   own_.compute.threads = threads_share(config_.compute.threads, launch);
   data_ = training_loader(own_);

@@ -247,13 +247,13 @@ TEST(OptimizerGroups, OptionsOutOfRange) {
   add_model(p);
   const auto with = [&](auto change) {
     OptimizerConfig c = usual_config();
-    change(std::get<MuonOptions>(c.groups[0].rule), std::get<AdamWOptions>(c.groups[1].rule), c);
+    change(*c.groups[0].rule.get<MuonOptions>(), *c.groups[1].rule.get<AdamWOptions>(), c);
     return refusal(p, c);
   };
   EXPECT_THAT(with([](auto& m, auto&, auto&) { m.momentum = 1; }), HasSubstr("momentum is 1"));
   EXPECT_THAT(with([](auto& m, auto&, auto&) { m.lr = -1; }), HasSubstr("lr is -1"));
   EXPECT_THAT(with([](auto& m, auto&, auto&) { m.newton_schulz.steps = -2; }), HasSubstr("steps is -2"));
-  EXPECT_THAT(with([](auto&, auto& a, auto&) { a.beta2 = 1; }), HasSubstr("beta2 is 1"));
+  EXPECT_THAT(with([](auto&, auto& a, auto&) { a.beta2 = 1; }), HasSubstr("betas is 1"));
   EXPECT_THAT(with([](auto&, auto& a, auto&) { a.eps = 0; }), HasSubstr("eps is 0"));
   EXPECT_THAT(with([](auto&, auto& a, auto&) { a.lr = std::nan(""); }), HasSubstr("lr is nan"));
   EXPECT_THAT(with([](auto&, auto&, auto& c) { c.clip = -1; }), HasSubstr("clip is -1"));

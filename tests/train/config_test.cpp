@@ -73,8 +73,8 @@ TEST_F(Config, ReadsWhatIsWrittenAndKeepsDefaults) {
   EXPECT_EQ(c.model.layers, 12);
   EXPECT_EQ(c.schedule.shape, ScheduleShape::cosine);
   ASSERT_EQ(c.optimizer.groups.size(), 2u);
-  EXPECT_EQ(std::get<MuonOptions>(c.optimizer.groups[0].rule).lr, 0.02);
-  EXPECT_EQ(std::get<MuonOptions>(c.optimizer.groups[0].rule).momentum, 0.95);
+  EXPECT_EQ(c.optimizer.groups[0].rule.get<MuonOptions>()->lr, 0.02);
+  EXPECT_EQ(c.optimizer.groups[0].rule.get<MuonOptions>()->momentum, 0.95);
   EXPECT_EQ(c.optimizer.groups[1].parameters.size(), 5u);
   EXPECT_EQ(c.steps(), 10);
   EXPECT_EQ(c.sequences_per_step(), 64);
@@ -186,7 +186,7 @@ TEST_F(Config, OverridesReachListsAndAreChecked) {
   const std::string path = write("x.yaml", kRun);
   const RunConfig c = load_config(path, {"optimizer.1.lr=0.5", "data.train=[a, b]", "train.clip=1",
                                          "model={layers: 3}", "schedule.warmup=1e2", "data.train.1=c"});
-  EXPECT_EQ(std::get<AdamWOptions>(c.optimizer.groups[1].rule).lr, 0.5);
+  EXPECT_EQ(c.optimizer.groups[1].rule.get<AdamWOptions>()->lr, 0.5);
   EXPECT_EQ(c.data.train, (std::vector<std::string>{"a", "c"}));
   EXPECT_EQ(c.optimizer.clip, 1);
   EXPECT_EQ(c.model.layers, 3);
@@ -209,8 +209,8 @@ TEST_F(Config, HalvesNeedAGpu) {
       refusal(path, {f16, "compute.device=cpu"}),
       "--set " + f16 + ": newton_schulz.precision f16 needs the CUDA device; f32 and bf16 run on the CPU");
   for (const char* const device : {"compute.device=cuda", "compute.device=auto"})
-    EXPECT_EQ(std::get<MuonOptions>(load_config(path, {f16, device}).optimizer.groups[0].rule)
-                  .newton_schulz.precision,
+    EXPECT_EQ(load_config(path, {f16, device}).optimizer.groups[0].rule.get<MuonOptions>()
+                  ->newton_schulz.precision,
               DType::f16);
 }
 

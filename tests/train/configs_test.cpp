@@ -82,7 +82,7 @@ class Tables final : public KeyVisitor {
   void groups(std::string_view name, std::string_view meaning, std::vector<GroupConfig>&) override {
     depth_ = 1;
     for (GroupConfig& group : group_examples()) {
-      const bool muon = std::holds_alternative<MuonOptions>(group.rule);
+      const bool muon = group.rule.get<MuonOptions>() != nullptr;
       heading(fmt::format("{}, a group with rule: {}", name, muon ? "muon" : "adamw"), meaning);
       describe(*this, group);
     }
@@ -146,7 +146,7 @@ TEST(Configs, MuonPresetChangesTheOptimizerAlone) {
   EXPECT_EQ(adamw.optimizer.clip, 1);
   EXPECT_EQ(muon.optimizer.clip, 0);
   ASSERT_EQ(muon.optimizer.groups.size(), 2u);
-  EXPECT_TRUE(std::holds_alternative<MuonOptions>(muon.optimizer.groups[0].rule));
+  EXPECT_TRUE(muon.optimizer.groups[0].rule.get<MuonOptions>() != nullptr);
 }
 
 }  // namespace

@@ -1,0 +1,27 @@
+#include "optim/newton_schulz_options.h"
+
+namespace spectrain {
+namespace {
+
+constexpr Word<DType> kIterated[] = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
+constexpr Word<NewtonSchulzForm> kForms[] = {{"standard", NewtonSchulzForm::standard},
+                                             {"gram", NewtonSchulzForm::gram}};
+constexpr Word<NewtonSchulzTable> kTables[] = {{"keller", NewtonSchulzTable::keller},
+                                               {"polar_express", NewtonSchulzTable::polar_express},
+                                               {"you", NewtonSchulzTable::you},
+                                               {"exact", NewtonSchulzTable::exact},
+                                               {"polar_express_1.05", NewtonSchulzTable::polar_express_105}};
+
+}  // namespace
+
+void describe_newton_schulz(OptionVisitor& v, NewtonSchulzOptions& o) {
+  v.section("newton_schulz", "the orthogonalisation", [&](OptionVisitor& inside) {
+    inside.field("coefficients", choice(o.coefficients, kTables), {}, "table of the iteration");
+    inside.field("steps", &o.steps, within(0, 100), "0: the table's own count");
+    inside.field("precision", choice(o.precision, kIterated), {}, "of the iterations; f16 on CUDA alone");
+    inside.field("form", choice(o.form, kForms), {},
+                 "gram: iterates on X X^T where X is not square, with fewer operations");
+  });
+}
+
+}  // namespace spectrain

@@ -1,0 +1,15 @@
+#pragma once
+
+#include "optim/rule_options.h"
+
+// Every rule, a line each, in the order in which users see them. The name is a function, in the rule's file,
+// that returns the rule's options with their defaults.
+#define SPECTRAIN_RULES(rule) rule(adamw) rule(muon)
+
+namespace spectrain {
+
+#define SPECTRAIN_DECLARE_RULE(name) RuleOptions name();
+SPECTRAIN_RULES(SPECTRAIN_DECLARE_RULE)
+#undef SPECTRAIN_DECLARE_RULE
+
+}  // namespace spectrain
