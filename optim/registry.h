@@ -4,7 +4,16 @@
 
 // Every rule, a line each, in the order in which users see them. The name is a function, in the rule's file,
 // that returns the rule's options with their defaults.
-#define SPECTRAIN_RULES(rule) rule(adamw) rule(muon)
+// clang-format off
+#define SPECTRAIN_RULES(rule) \
+  rule(sgd) \
+  rule(signum) \
+  rule(lion) \
+  rule(adam) \
+  rule(adamw) \
+  rule(ademamix) \
+  rule(muon)
+// clang-format on
 
 namespace spectrain {
 
