@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "train/compare_results.h"
+#include "train/scaling_law.h"
 #include "train/significance.h"
 
 namespace spectrain {
@@ -78,12 +80,6 @@ struct VariantStatistics {
   bool claims_target = false;
 };
 
-// L(D) = a D^-b + c of the baseline's final losses over token budgets.
-struct ScalingLaw {
-  double a = 0, b = 0, c = 0;
-  double worst = 0;  // largest absolute residual
-};
-
 struct ComparisonStatistics {
   double target = 0;  // the given one, or the baseline's final mean
   bool target_given = false;
@@ -100,11 +96,8 @@ struct ComparisonStatistics {
 // Throws RequestError without a single run or with a baseline that no variant is called.
 ComparisonStatistics compare_statistics(const ComparedRuns& results);
 
-// Least squares by a fine search over b, a and c being linear for each; needs three budgets that differ,
-// empty otherwise or when the losses do not fall with the budget. [n] tokens, [n] losses.
-std::optional<ScalingLaw> fit_scaling_law(const std::vector<double>& tokens,
-                                          const std::vector<double>& losses);
-// The D with L(D) = loss; infinite where loss <= c.
-double tokens_for(const ScalingLaw& law, double loss);
+// The mean of the validation curves of a variant's best point, at the steps that all its runs have; without
+// those that diverged.
+std::vector<ValidationPoint> mean_validation(const ComparedRuns& results, const VariantStatistics& variant);
 
 }  // namespace spectrain

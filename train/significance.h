@@ -54,4 +54,7 @@ double track3_margin(double target, const Estimate& runs);  // (target - mean) s
 // How far `a` is below `b`: (mean_b - mean_a + 0.0045 (steps_b - steps_a) / 100) / sqrt(1/n_a + 1/n_b)
 double track3_pairwise(const Estimate& a, double steps_a, const Estimate& b, double steps_b);
 
+// margin >= threshold, but for rounding: 3.28 - 3.279 is a little less than 0.001.
+bool track3_holds(double margin, double threshold);
+
 }  // namespace spectrain
