@@ -12,6 +12,7 @@
   rule(adam) \
   rule(adamw) \
   rule(ademamix) \
+  rule(adafactor) \
   rule(muon)
 // clang-format on
 
