@@ -28,6 +28,8 @@
 
 namespace spectrain {
 
+class FormulaProgram;  // formula_program.h
+
 // Of its own, so that min, sqrt and the like are found for terms alone.
 namespace formulas {
 
@@ -40,7 +42,6 @@ enum class Extent : std::uint8_t {
 };
 
 class Formula;
-class FormulaProgram;  // formula_program.h
 
 // A value in a formula.
 class Term {

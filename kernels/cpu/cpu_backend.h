@@ -88,6 +88,12 @@ class CpuBackend final : public Backend {
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
   void transpose(const Tensor& x, const Tensor& y) override;  // transpose.cpp
 
+  // formula.cpp
+  using FormulaKernels::evaluate, FormulaKernels::reduce;
+  void evaluate(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors) override;
+  void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
+              Extent result, const Tensor& out) override;
+
   // factors.cpp, rows.cpp
   void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override;
   void orthonormal_columns(const Tensor& a) override;

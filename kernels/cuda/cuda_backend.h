@@ -128,6 +128,12 @@ class CudaBackend final : public Backend {
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
   void transpose(const Tensor& x, const Tensor& y) override;
 
+  // formula.cu, formula_reduce.cu
+  using FormulaKernels::evaluate, FormulaKernels::reduce;
+  void evaluate(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors) override;
+  void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
+              Extent result, const Tensor& out) override;
+
   // reduction.cu, random.cu
   double sum_of_squares(const Tensor& x) override;
   double sum(const Tensor& x) override;

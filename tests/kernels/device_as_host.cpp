@@ -197,6 +197,15 @@ class DeviceAsHost final : public Backend {
     call([&](Call& c) { device_->transpose(c(x), c(y)); });
   }
 
+  using Backend::evaluate, Backend::reduce;
+  void evaluate(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors) override {
+    call([&](Call& c) { device_->evaluate(f, numbers, there(c, tensors)); });
+  }
+  void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
+              Extent result, const Tensor& out) override {
+    call([&](Call& c) { device_->reduce(f, numbers, there(c, tensors), result, c(out)); });
+  }
+
   void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override {
     call([&](Call& c) { device_->eigh(c(a), c(vectors), c(values)); });
   }
@@ -234,11 +243,7 @@ class DeviceAsHost final : public Backend {
     call([&](Call& c) { device_->add_sum(c(x), c(total)); });
   }
   void add_squares(std::span<const Tensor> xs, const Tensor& total) override {
-    call([&](Call& c) {
-      std::vector<Tensor> there;
-      for (const Tensor& x : xs) there.push_back(c(x));
-      device_->add_squares(there, c(total));
-    });
+    call([&](Call& c) { device_->add_squares(there(c, xs), c(total)); });
   }
   void fill_uniform(const Tensor& x, RandomKey key, float low, float high) override {
     call([&](Call& c) { device_->fill_uniform(c(x), key, low, high); });
@@ -301,6 +306,11 @@ class DeviceAsHost final : public Backend {
     Call c(*device_);
     body(c);
     c.bring_back();
+  }
+  static std::vector<Tensor> there(Call& c, std::span<const Tensor> tensors) {
+    std::vector<Tensor> moved;
+    for (const Tensor& t : tensors) moved.push_back(c(t));
+    return moved;
   }
   static QkTransform there(Call& c, QkTransform t) {
     t.cos = c(t.cos);

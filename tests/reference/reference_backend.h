@@ -37,6 +37,12 @@ class ReferenceBackend final : public Backend {
   void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
 
+  // reference_formula.cpp
+  using FormulaKernels::evaluate, FormulaKernels::reduce;
+  void evaluate(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors) override;
+  void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
+              Extent result, const Tensor& out) override;
+
   // reference_factors.cpp
   void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override;
   void orthonormal_columns(const Tensor& a) override;

@@ -1,0 +1,108 @@
+#include "kernels/cpu/isa/formula.h"
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/formula_program.h"
+
+namespace spectrain {
+namespace {
+
+// Sums are cut by these, whatever the number of threads: elements of one sum that are added before the
+// partial sums are, and rows and columns of a piece of the sums over columns.
+constexpr std::int64_t kSegment = 16384, kColumns = 512;
+constexpr std::int64_t kGrain = kElementGrain / 4;
+
+// A call, and the numbers it needs while it runs.
+struct Prepared {
+  Prepared(const Formula& f, Formula::Use use, std::span<const double> numbers,
+           std::span<const Tensor> tensors, const FormulaExtent& e)
+      : program(f.program(use)) {
+    program->compute_scalars(numbers, tensors, scalars);
+    call.steps = program->steps().data();
+    call.count = static_cast<int>(program->steps().size());
+    call.registers = program->registers();
+    call.result = program->result();
+    call.scalars = scalars;
+    call.cols = e.cols;
+    call.has_rows_or_columns = program->has_rows_or_columns();
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      call.tensors[i] = {tensors[i].data,
+                         tensors[i].dtype == DType::bf16 ? FormulaDType::bf16 : FormulaDType::f32};
+  }
+  Prepared(const Prepared&) = delete;
+  Prepared& operator=(const Prepared&) = delete;
+
+  std::shared_ptr<const FormulaProgram> program;
+  float scalars[kMostFormulaScalars];
+  FormulaCall call{};
+};
+
+std::int64_t pieces(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
+
+// So that small pieces of work share a thread.
+std::int64_t grain_of(std::int64_t elements_each) {
+  return std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, elements_each));
+}
+
+}  // namespace
+
+void CpuBackend::evaluate(const Formula& f, std::span<const double> numbers,
+                          std::span<const Tensor> tensors) {
+  const FormulaExtent e = check_evaluate(f, numbers, tensors, false);
+  if (e.rows * e.cols == 0) return;
+  const Prepared p(f, Formula::Use::evaluate, numbers, tensors, e);
+  const auto kernel = SPECTRAIN_ISA_SELECT(formula_table).evaluate;
+  parallel_ranges(threads_, e.rows * e.cols, kGrain,
+                  [&](std::int64_t begin, std::int64_t end) { kernel(p.call, begin, end); });
+}
+
+void CpuBackend::reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
+                        Extent result, const Tensor& out) {
+  const FormulaExtent e = check_reduce(f, numbers, tensors, result, out, false);
+  if (out.numel() == 0) return;
+  if (e.rows * e.cols == 0) return fill(out, 0);
+  const Prepared p(f, Formula::Use::reduce, numbers, tensors, e);
+  const FormulaTable& table = SPECTRAIN_ISA_SELECT(formula_table);
+  float* sums = out.as<float>();
+  if (result == Extent::rows && e.cols <= kSegment) {
+    parallel_ranges(threads_, e.rows, grain_of(e.cols), [&](std::int64_t first, std::int64_t last) {
+      table.sum_rows(p.call, first, last, sums + first);
+    });
+  } else if (result != Extent::columns) {
+    // Over all is over one long row.
+    const std::int64_t rows = result == Extent::rows ? e.rows : 1, length = e.rows * e.cols / rows;
+    const std::int64_t segments = pieces(length, kSegment);
+    double* parts = reinterpret_cast<double*>(scratch(2 * rows * segments));
+    parallel_ranges(threads_, rows * segments, 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        const std::int64_t begin = i / segments * length, from = i % segments * kSegment;
+        parts[i] = table.sum(p.call, begin + from, begin + std::min(length, from + kSegment));
+      }
+    });
+    for (std::int64_t r = 0; r < rows; ++r) {
+      double total = 0;
+      for (std::int64_t s = 0; s < segments; ++s) total += parts[r * segments + s];
+      sums[r] = static_cast<float>(total);
+    }
+  } else {
+    // Pieces of about a segment of elements each, no more than 64 above each other.
+    const std::int64_t width = std::min(kColumns, e.cols), across = pieces(e.cols, width);
+    const std::int64_t height = std::max(pieces(e.rows, 64), kSegment / width), down = pieces(e.rows, height);
+    double* parts = reinterpret_cast<double*>(scratch(2 * down * e.cols));
+    parallel_ranges(threads_, down * across, grain_of(height * width),
+                    [&](std::int64_t first, std::int64_t last) {
+                      for (std::int64_t i = first; i < last; ++i) {
+                        const std::int64_t row = i / across * height, col = i % across * width;
+                        table.sum_columns(p.call, row, std::min(e.rows, row + height), col,
+                                          std::min(e.cols, col + width), parts + i / across * e.cols + col);
+                      }
+                    });
+    for (std::int64_t c = 0; c < e.cols; ++c) {
+      double total = 0;
+      for (std::int64_t d = 0; d < down; ++d) total += parts[d * e.cols + c];
+      sums[c] = static_cast<float>(total);
+    }
+  }
+}
+
+}  // namespace spectrain
