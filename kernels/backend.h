@@ -48,6 +48,9 @@ class BackendSizes {
   // How many matrices of this shape one call of a batched product should get, at most: more do not make it
   // faster.
   virtual std::int64_t matrices_at_once(Shape /*matrix*/) const { return 1; }
+  // Memory that factorisations (FactorKernels) of batches of this shape, [B,m,n] or [m,n], take from the
+  // backend when one is first computed, and keep for the next; of several shapes, the most that one takes.
+  virtual std::size_t factor_bytes(Shape batch) const = 0;
 
  protected:
   ~BackendSizes() = default;
@@ -354,21 +357,23 @@ class FormulaKernels {
 };
 
 // Factorisations, in the master dtype, of one matrix or of each of a batch (rank 3, and every other tensor
-// with that first dimension). LAPACK on the CPU, cuSOLVER on a GPU. Throw Error when an iteration did not
-// converge (which NaN and infinity bring about).
+// with that first dimension). LAPACK on the CPU, cuSOLVER on a GPU. Throw Error when a matrix holds NaN or
+// infinity or an iteration does not converge; results are then undefined. The host waits for the outcome,
+// once for each call, so that factorisations cannot be recorded.
+//
+// Signs, which a factorisation leaves open, are fixed: of an eigenvector, and of a column of u, the component
+// of largest magnitude, the first of equals, is positive; the row of vt follows its column of u.
 class FactorKernels {
  public:
-  // a [n,n] symmetric -> a = V diag(values) V^T: values [n] ascending, column j of vectors [n,n] belongs to
-  // the j-th. vectors may be a (in place).
-  virtual void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values);
+  // a [n,n] symmetric (one triangle is read) -> a = V diag(values) V^T: values [n] ascending, column j of
+  // vectors [n,n] belongs to the j-th. vectors may be a (in place).
+  virtual void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) = 0;
   // a [m,n], m >= n, becomes Q [m,n] of a = Q R: orthonormal columns, R upper triangular with a diagonal >= 0
-  // (which makes Q unique).
-  virtual void orthonormal_columns(const Tensor& a);
+  // (which makes Q unique where a has rank n).
+  virtual void orthonormal_columns(const Tensor& a) = 0;
   // a [m,n] -> a = U diag(s) Vt: s [r] descending, r = min(m,n); u [m,r], vt [r,n], both empty: s alone. a's
   // contents are lost.
-  virtual void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt);
-  // Memory that calls for batches of this shape [B,m,n] take from the backend while they run and keep.
-  virtual std::size_t factor_bytes(Shape /*batch*/) const { return 0; }
+  virtual void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt) = 0;
 
  protected:
   ~FactorKernels() = default;
@@ -378,12 +383,12 @@ class FactorKernels {
 class RowKernels {
  public:
   // The `count` rows with the highest scores [R] master, of equal ones the earlier: their indices [count]
-  // i32, ascending.
-  virtual void top_rows(const Tensor& scores, const Tensor& indices);
-  // y[i] = x[indices[i]];  x [R,C], y [count,C] any float dtypes
-  virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y);
-  // x[indices[i]] = y[i]; the other rows stay.
-  virtual void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x);
+  // i32, ascending. NaN is lower than every other score.
+  virtual void top_rows(const Tensor& scores, const Tensor& indices) = 0;
+  // y[i] = x[indices[i]];  x [R,C], y [count,C] any float dtypes (f16 on a GPU alone), indices in [0,R)
+  virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) = 0;
+  // x[indices[i]] = y[i]; the other rows stay. No index twice.
+  virtual void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) = 0;
 
  protected:
   ~RowKernels() = default;

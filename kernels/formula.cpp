@@ -122,20 +122,4 @@ void FormulaKernels::reduce(const Formula& f, std::span<const double> numbers,
   for (std::int64_t i = 0; i < out.numel(); ++i) store(out, i, sums[static_cast<std::size_t>(i)]);
 }
 
-// Every backend has these.
-void FactorKernels::eigh(const Tensor&, const Tensor&, const Tensor&) {
-  throw std::logic_error("eigh is missing");
-}
-void FactorKernels::orthonormal_columns(const Tensor&) { throw std::logic_error("qr is missing"); }
-void FactorKernels::svd(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
-  throw std::logic_error("svd is missing");
-}
-void RowKernels::top_rows(const Tensor&, const Tensor&) { throw std::logic_error("top_rows is missing"); }
-void RowKernels::gather_rows(const Tensor&, const Tensor&, const Tensor&) {
-  throw std::logic_error("gather_rows is missing");
-}
-void RowKernels::scatter_rows(const Tensor&, const Tensor&, const Tensor&) {
-  throw std::logic_error("scatter_rows is missing");
-}
-
 }  // namespace spectrain

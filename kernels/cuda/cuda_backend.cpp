@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/factors.h"
 #include "kernels/cuda/inbox.h"
 #include "kernels/cuda/products.h"
 
@@ -45,6 +46,7 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
 CudaBackend::~CudaBackend() {
   // Nothing here may throw, and a device that failed frees its memory with the process.
   cudaStreamSynchronize(stream_);
+  factors_.reset();
   attention_.reset();
   products_.reset();
   inbox_.reset();
@@ -56,7 +58,13 @@ CudaBackend::~CudaBackend() {
 std::string CudaBackend::description() const { return description_; }
 
 std::vector<std::string> CudaBackend::notes() {
-  return attention_ ? std::exchange(attention_->notes, {}) : std::vector<std::string>{};
+  std::vector<std::string> all;
+  const auto take = [&all](std::vector<std::string>& from) {
+    for (std::string& note : std::exchange(from, {})) all.push_back(std::move(note));
+  };
+  if (attention_) take(attention_->notes);
+  if (factors_) take(factors_->notes);
+  return all;
 }
 
 #ifdef SPECTRAIN_NVTX

@@ -36,6 +36,7 @@ class CudaBackend final : public Backend {
   }
   std::size_t working_bytes() const override { return sizes_.working_bytes(); }
   std::int64_t matrices_at_once(Shape matrix) const override { return sizes_.matrices_at_once(matrix); }
+  std::size_t factor_bytes(Shape batch) const override { return sizes_.factor_bytes(batch); }
 
   // ---- for the families
   cudaStream_t stream() const { return stream_; }
@@ -134,6 +135,14 @@ class CudaBackend final : public Backend {
   void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
               Extent result, const Tensor& out) override;
 
+  // factors.cpp, rows.cu
+  void eigh(const Tensor& a, const Tensor& vectors, const Tensor& values) override;
+  void orthonormal_columns(const Tensor& a) override;
+  void svd(const Tensor& a, const Tensor& u, const Tensor& s, const Tensor& vt) override;
+  void top_rows(const Tensor& scores, const Tensor& indices) override;
+  void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;
+  void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
+
   // reduction.cu, random.cu
   double sum_of_squares(const Tensor& x) override;
   double sum(const Tensor& x) override;
@@ -149,6 +158,8 @@ class CudaBackend final : public Backend {
   struct Inbox;      // pinned memory through which small inputs go to the device (memory.cu)
   struct Attention;  // plans and workspace of the attention (attention.cpp)
   Attention& attention_state();
+  struct Factors;  // the library and work memory of factorisations (factors.h)
+  Factors& factors();
 
   CudaOptions options_;
   CudaSizes sizes_;
@@ -165,6 +176,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Inbox> inbox_;
   std::unique_ptr<Products> products_;
   std::unique_ptr<Attention> attention_;
+  std::unique_ptr<Factors> factors_;
 };
 
 }  // namespace spectrain

@@ -1,6 +1,9 @@
 #include "kernels/cuda/devices.h"
 
 #include <cuda_runtime_api.h>
+#if SPECTRAIN_CUSOLVER
+#include <cusolver_common.h>
+#endif
 
 #include <cstdio>
 #include <iterator>
@@ -62,7 +65,7 @@ void describe(int index, CudaPluginDevice& device) {
         device.major, device.minor);
 }
 
-// Versions in the three libraries' own ways: functions that exist in every version of them, so that headers
+// Versions in the libraries' own ways: functions that exist in every version of them, so that headers
 // are not needed to ask.
 std::string dotted(long long version) {
   return std::to_string(version / 10000) + "." + std::to_string(version % 10000 / 100) + "." +
@@ -80,6 +83,13 @@ std::string nccl_version(const Library& library) {
   return dotted(version);
 }
 
+std::string cusolver_version(const Library& library) {
+  const auto property = library.function<int (*)(int, int*)>("cusolverGetProperty");
+  int parts[3] = {};  // major, minor, patch
+  for (int i = 0; i < 3; ++i) property(i, &parts[i]);
+  return std::to_string(parts[0]) + "." + std::to_string(parts[1]) + "." + std::to_string(parts[2]);
+}
+
 struct KnownLibrary {
   const char* name;
   const char* soname;
@@ -90,12 +100,20 @@ struct KnownLibrary {
 
 #define SPECTRAIN_TEXT_OF(x) #x
 #define SPECTRAIN_TEXT(x) SPECTRAIN_TEXT_OF(x)
+#if SPECTRAIN_CUSOLVER
+constexpr const char* kCusolver = "libcusolver.so." SPECTRAIN_TEXT(CUSOLVER_VER_MAJOR);
+#else
+constexpr const char* kCusolver = "libcusolver.so";
+#endif
 constexpr KnownLibrary kLibraries[] = {
     {"cuBLASLt", "libcublasLt.so." SPECTRAIN_TEXT(SPECTRAIN_CUDA_MAJOR), cublaslt_version, nullptr,
      "without it nothing can be computed on a GPU"},
     {"cuDNN", "libcudnn.so.9", cudnn_version,
      SPECTRAIN_CUDNN ? nullptr : "this build was made without its headers",
      "attention is computed by the program's own kernels"},
+    {"cuSOLVER", kCusolver, cusolver_version,
+     SPECTRAIN_CUSOLVER ? nullptr : "this build was made without its header",
+     "optimizers' factorisations are computed on the CPU"},
     {"NCCL", "libnccl.so.2", nccl_version,
      SPECTRAIN_NCCL ? nullptr : "this build was made without its header",
      "several GPUs cannot work together"},

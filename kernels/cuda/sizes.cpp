@@ -11,6 +11,28 @@ std::size_t CudaSizes::prepared_bytes(Shape shape, DType compute, bool) const {
   return static_cast<std::size_t>(shape.numel()) * size_of(compute);
 }
 
+CudaSizes::FactorParts CudaSizes::factor_parts(Shape batch) {
+  constexpr std::int64_t kTogether = 8;  // eigendecompositions: more do not make a GPU busier
+  FactorParts parts;
+  if (batch.numel() == 0) return parts;
+  const std::int64_t count = batch.rank() == 3 ? batch[0] : 1, n = batch.cols(), m = batch.rows() / count,
+                     r = std::min(m, n);
+  const auto words = [](std::int64_t numbers) {
+    return (static_cast<std::size_t>(numbers) * 4 + 255) / 256 * 256;
+  };
+  parts.answers = words(3 * count);
+  parts.signs = words(count * r);
+  parts.factors = words(r);
+  if (m >= n) parts.copy = words(m * n);
+  if (m > n) {
+    parts.left = words(m * r);
+    parts.right = words(n * r);
+  }
+  const std::int64_t together = m == n ? std::min(count, kTogether) : 1;
+  parts.library = words(together * (4 * r * r + 64 * std::max(m, n)));
+  return parts;
+}
+
 // Tiles come in waves, as many as blocks fit on the device at a time; a last wave that is nearly empty costs
 // as much as a full one. The fewest matrices whose waves are at least 94% full, or the fullest there are, as
 // long as the work memory of a Newton-Schulz iteration on them stays small.

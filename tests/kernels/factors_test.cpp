@@ -353,7 +353,7 @@ TEST_P(FactorsTest, AnswersAreTheSameBitsInEveryCall) {
   expect_same_bits(vt.tested, vt2.tested, "Vt");
 }
 
-SPECTRAIN_KERNEL_TEST(FactorsTest);
+SPECTRAIN_KERNEL_TEST_ALL(FactorsTest);
 
 TEST(Factors, DoNotDependOnTheNumberOfThreads) {
   const std::int64_t n = 40, count = 7;

@@ -93,7 +93,7 @@ TEST_P(RowsTest, RefuseWhatDoesNotFit) {
   }
 }
 
-SPECTRAIN_KERNEL_TEST(RowsTest);
+SPECTRAIN_KERNEL_TEST_ALL(RowsTest);
 
 }  // namespace
 }  // namespace spectrain

@@ -227,10 +227,10 @@ TEST_F(RealPlugIn, LoadsAndAnswersOnAnyMachine) {
 
 TEST_F(RealPlugIn, SaysOfEachLibraryWhereItIsOrWhyItIsNotUsed) {
   const std::vector<CudaLibrary> libraries = list_cuda_libraries(kPlugin);
-  ASSERT_EQ(libraries.size(), 3u);
+  ASSERT_EQ(libraries.size(), 4u);
   const Outcome devices = shell(quoted(kProgram) + " devices");
   EXPECT_EQ(devices.code, 0) << devices.text;
-  const char* names[] = {"cuBLASLt", "cuDNN", "NCCL"};
+  const char* names[] = {"cuBLASLt", "cuDNN", "cuSOLVER", "NCCL"};
   for (std::size_t i = 0; i < libraries.size(); ++i) {
     const CudaLibrary& l = libraries[i];
     EXPECT_EQ(l.name, names[i]);
@@ -323,7 +323,7 @@ TEST_F(RealPlugIn, ExportsItsEntryAloneAndCarriesItsRuntime) {
   EXPECT_THAT(symbols.text, EndsWith(" T spectrain_cuda_plugin\n"));
   const Outcome dynamic = shell("readelf -d " + quoted(kPlugin));
   EXPECT_THAT(dynamic.text, HasSubstr("[$ORIGIN]"));
-  for (const char* library : {"libcudart", "libcuda.so", "libcublas", "libcudnn", "libnccl"})
+  for (const char* library : {"libcudart", "libcuda.so", "libcublas", "libcudnn", "libcusolver", "libnccl"})
     EXPECT_THAT(dynamic.text, Not(HasSubstr(std::string("[") + library)));
 }
 
