@@ -335,12 +335,13 @@ class OptimizerKernels {
 class FormulaKernels {
  public:
   // Carries out all assignments of f for every element. numbers and tensors: as many as f names.
-  virtual void evaluate(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors);
+  virtual void evaluate(const Formula& f, std::span<const double> numbers,
+                        std::span<const Tensor> tensors) = 0;
   // out = the sums of f.sum_of(): over each row (result rows: out [R]), over each column (columns: out [C]),
   // or over all (one: out [1]). The order of the additions depends on R and C alone, not on the number of
   // threads. out is overwritten. f's assignments are not carried out.
   virtual void reduce(const Formula& f, std::span<const double> numbers, std::span<const Tensor> tensors,
-                      Extent result, const Tensor& out);
+                      Extent result, const Tensor& out) = 0;
 
   void evaluate(const Formula& f, std::initializer_list<double> numbers,
                 std::initializer_list<Tensor> tensors) {

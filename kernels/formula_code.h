@@ -29,6 +29,10 @@ enum class FormulaOp : std::uint8_t {
   subtract_product,   // in[2] - in[0] in[1]
 };
 
+inline constexpr int operands_of(FormulaOp op) {
+  return op == FormulaOp::load ? 0 : op < FormulaOp::add ? 1 : op < FormulaOp::choose ? 2 : 3;
+}
+
 struct FormulaStep {
   FormulaOp op = FormulaOp::load;
   std::uint8_t out = 0;            // a register; kNoRegister: only the next step takes it

@@ -9,8 +9,36 @@ namespace {
 
 // Sums are cut by these, whatever the number of threads: elements of one sum that are added before the
 // partial sums are, and rows and columns of a piece of the sums over columns.
-constexpr std::int64_t kSegment = 16384, kColumns = 512;
+constexpr std::int64_t kSegment = 16384, kColumns = 2048;
 constexpr std::int64_t kGrain = kElementGrain / 4;
+
+// Which step makes what the store takes that stands at `store`; -1 if that is a scalar or lies in a tensor.
+int maker_of(std::span<const FormulaStep> steps, std::size_t store) {
+  if (steps[store].scalars & 1) return -1;
+  for (std::size_t i = store; i-- > 0;)
+    if (steps[i].op != FormulaOp::store && steps[i].out == steps[store].in[0])
+      return steps[i].op == FormulaOp::load ? -1 : static_cast<int>(i);
+  return -1;
+}
+
+// Whether a step from `first` on reads memory of t, by itself or through what a load before it left there.
+bool read_from(std::span<const FormulaStep> steps, std::span<const Tensor> tensors, const Tensor& t,
+               std::size_t first) {
+  bool there[kMostFormulaScalars] = {};  // registers that stand for t's memory
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const FormulaStep& s = steps[i];
+    if (s.op == FormulaOp::load) {
+      there[s.out] = tensors[s.in[0]].data == t.data;
+      if (there[s.out] && i >= first) return true;
+      continue;
+    }
+    for (std::size_t k = 0; k < 3 && i >= first; ++k)
+      if (!(s.scalars >> k & 1) && k < static_cast<std::size_t>(operands_of(s.op)) && there[s.in[k]])
+        return true;
+    if (s.op != FormulaOp::store) there[s.out] = false;
+  }
+  return false;
+}
 
 // A call, and the numbers it needs while it runs.
 struct Prepared {
@@ -18,8 +46,7 @@ struct Prepared {
            std::span<const Tensor> tensors, const FormulaExtent& e)
       : program(f.program(use)) {
     program->compute_scalars(numbers, tensors, scalars);
-    call.steps = program->steps().data();
-    call.count = static_cast<int>(program->steps().size());
+    find_direct_stores(tensors);
     call.registers = program->registers();
     call.result = program->result();
     call.scalars = scalars;
@@ -32,7 +59,25 @@ struct Prepared {
   Prepared(const Prepared&) = delete;
   Prepared& operator=(const Prepared&) = delete;
 
+  // A value that goes into a float tensor is written there by the step that makes it, where nobody reads that
+  // tensor afterwards: one pass over the block less.
+  void find_direct_stores(std::span<const Tensor> tensors) {
+    const std::span<const FormulaStep> all = program->steps();
+    std::fill(std::begin(call.into), std::end(call.into), kNoTensor);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const int maker =
+          all[i].op == FormulaOp::store && tensors[all[i].out].dtype == DType::f32 ? maker_of(all, i) : -1;
+      if (maker >= 0 && call.into[maker] == kNoTensor &&
+          !read_from(all, tensors, tensors[all[i].out], static_cast<std::size_t>(maker) + 1))
+        call.into[maker] = all[i].out;
+      else
+        steps[call.count++] = all[i];
+    }
+    call.steps = steps;
+  }
+
   std::shared_ptr<const FormulaProgram> program;
+  FormulaStep steps[kMostFormulaSteps];
   float scalars[kMostFormulaScalars];
   FormulaCall call{};
 };

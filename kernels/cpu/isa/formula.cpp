@@ -179,8 +179,9 @@ void store_all(T* to, const Operand& from, bool scalar, i64 n) {
   }
 }
 
-// All steps for elements [i, i + n), n at most w.block. Inputs and outputs of a step are read and written
-// element by element, so nothing is lost where they are the same memory.
+// All steps for elements [i, i + n), n at most w.block.
+// Inputs and outputs of a step are read and written element by element, so nothing is lost where they are the
+// same memory.
 void run(Work& w, const FormulaCall& call, i64 i, i64 n) {
   for (int k = 0; k < call.count; ++k) {
     const FormulaStep& s = call.steps[k];
@@ -202,7 +203,8 @@ void run(Work& w, const FormulaCall& call, i64 i, i64 n) {
         store_all(static_cast<float*>(t.data) + i, in[0], s.scalars & 1, n);
       continue;
     }
-    float* out = w.room_of(s.out);
+    float* out = call.into[k] == kNoTensor ? w.room_of(s.out)
+                                           : static_cast<float*>(call.tensors[call.into[k]].data) + i;
     arithmetic(s.op, s.scalars, out, in, n);
     w.value[s.out] = out;
   }
@@ -224,25 +226,29 @@ void evaluate(const FormulaCall& call, i64 begin, i64 end) {
   }
 }
 
+template <int count>
 struct Lanes {
-  double sum[kLanes] = {};
-  void add(const float* x,
-           i64 n) {  // only the last call of a sum may have another n than a multiple of kLanes
+  double sum[count] = {};
+  // Only the last call of a sum may have another n than a multiple of count.
+  void add(const float* x, i64 n) {
     i64 i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-      for (int l = 0; l < kLanes; ++l) sum[l] += static_cast<double>(x[i + l]);
+    for (; i + count <= n; i += count)
+      for (int l = 0; l < count; ++l) sum[l] += static_cast<double>(x[i + l]);
     for (int l = 0; i < n; ++i, ++l) sum[l] += static_cast<double>(x[i]);
   }
   double total() {
-    for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int half = count / 2; half > 0; half /= 2)
       for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
     return sum[0];
   }
 };
+// Short rows have fewer lanes, for these are added in the end.
+constexpr i64 kShort = 256;
+constexpr int kShortLanes = 8;
 
-double sum(const FormulaCall& call, i64 begin, i64 end) {
-  Work w(call);
-  Lanes lanes;
+template <int count>
+double sum_range(Work& w, const FormulaCall& call, i64 begin, i64 end) {
+  Lanes<count> lanes;
   for (i64 i = begin; i < end; i += w.block) {
     const i64 n = smaller(w.block, end - i);
     run(w, call, i, n);
@@ -251,26 +257,27 @@ double sum(const FormulaCall& call, i64 begin, i64 end) {
   return lanes.total();
 }
 
-void sum_rows(const FormulaCall& call, i64 first, i64 last, float* sums) {
-  if (call.cols > kMostBlock / 2) {
-    for (i64 r = first; r < last; ++r)
-      sums[r - first] = static_cast<float>(sum(call, r * call.cols, (r + 1) * call.cols));
-    return;
-  }
+double sum(const FormulaCall& call, i64 begin, i64 end) {
   Work w(call);
-  const i64 once = w.block / call.cols;
-  if (once == 0) {  // a formula of very many registers
+  return sum_range<kLanes>(w, call, begin, end);
+}
+
+void sum_rows(const FormulaCall& call, i64 first, i64 last, float* sums) {
+  Work w(call);
+  const i64 cols = call.cols, once = cols <= kShort ? w.block / cols : 0;  // rows in a block
+  if (once == 0) {
+    const auto row = cols <= kShort ? sum_range<kShortLanes> : sum_range<kLanes>;
     for (i64 r = first; r < last; ++r)
-      sums[r - first] = static_cast<float>(sum(call, r * call.cols, (r + 1) * call.cols));
+      sums[r - first] = static_cast<float>(row(w, call, r * cols, (r + 1) * cols));
     return;
   }
   for (i64 r = first; r < last; r += once) {
     const i64 rows = smaller(once, last - r);
-    run(w, call, r * call.cols, rows * call.cols);
+    run(w, call, r * cols, rows * cols);
     const float* x = w.value[call.result];
     for (i64 k = 0; k < rows; ++k) {
-      Lanes lanes;
-      lanes.add(x + k * call.cols, call.cols);
+      Lanes<kShortLanes> lanes;
+      lanes.add(x + k * cols, cols);
       sums[r - first + k] = static_cast<float>(lanes.total());
     }
   }
@@ -292,16 +299,15 @@ void sum_columns(const FormulaCall& call, i64 first_row, i64 last_row, i64 first
     }
     return;
   }
-  for (i64 c = 0; c < cols; c += w.block) {
-    const i64 n = smaller(w.block, cols - c);
-    for (i64 r = first_row; r < last_row; ++r) {
+  for (i64 r = first_row; r < last_row; ++r)
+    for (i64 c = 0; c < cols; c += w.block) {
+      const i64 n = smaller(w.block, cols - c);
       run(w, call, r * call.cols + first_col + c, n);
       const float* x = w.value[call.result];
       double* to = sums + c;
 #pragma omp simd
       for (i64 k = 0; k < n; ++k) to[k] += static_cast<double>(x[k]);
     }
-  }
 }
 
 }  // namespace

@@ -14,10 +14,15 @@ struct FormulaTensor {
   FormulaDType dtype;
 };
 
+inline constexpr std::uint8_t kNoTensor = 255;
+
 // All that a call needs; one for all threads.
 struct FormulaCall {
   const FormulaStep* steps;
   int count;
+  // Of each step: the tensor into which it may write at once what it makes, because nothing that lies there
+  // is needed any more; kNoTensor for the others. There is no store for it among the steps then.
+  std::uint8_t into[kMostFormulaSteps];
   int registers;
   int result;            // the register that sums are of
   const float* scalars;  // FormulaProgram::compute_scalars
@@ -31,7 +36,7 @@ struct FormulaTable {
   void (*evaluate)(const FormulaCall& call, std::int64_t begin, std::int64_t end);
   // The sum over them, in double: element i belongs to lane (i - begin) % 16, the lanes are added in pairs.
   double (*sum)(const FormulaCall& call, std::int64_t begin, std::int64_t end);
-  // sums[r - first] = the sum over row r in [first, last), added as above.
+  // sums[r - first] = the sum over row r in [first, last), added in such a way, with 8 lanes for short rows.
   void (*sum_rows)(const FormulaCall& call, std::int64_t first, std::int64_t last, float* sums);
   // sums[c - first_col] = the sum over rows [first_row, last_row) of column c in [first_col, last_col), in
   // this order.
