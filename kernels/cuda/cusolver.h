@@ -9,7 +9,6 @@
 namespace spectrain {
 
 struct Cusolver {
-  std::string version;
   decltype(&cusolverDnCreate) create;
   decltype(&cusolverDnDestroy) destroy;
   decltype(&cusolverDnSetStream) set_stream;

@@ -17,17 +17,7 @@ void look_up(const Library& library, F& function, const char* name) {
   function = library.function<F>(name);
 }
 
-std::string version_of(const Library& library) {
-  const auto property = library.function<decltype(&cusolverGetProperty)>("cusolverGetProperty");
-  int major = 0, minor = 0, patch = 0;
-  property(MAJOR_VERSION, &major);
-  property(MINOR_VERSION, &minor);
-  property(PATCH_LEVEL, &patch);
-  return fmt::format("{}.{}.{}", major, minor, patch);
-}
-
 void fill(const Library& library, Cusolver& c) {
-  c.version = version_of(library);
   look_up(library, c.create, "cusolverDnCreate");
   look_up(library, c.destroy, "cusolverDnDestroy");
   look_up(library, c.set_stream, "cusolverDnSetStream");

@@ -19,7 +19,6 @@ namespace spectrain {
 class FactorLibrary {
  public:
   virtual ~FactorLibrary() = default;
-  virtual std::string description() const = 0;  // "cuSOLVER 12.0.4"
 
   // a [n,n] symmetric -> its eigenvectors as columns; values [n] ascending; `count` of each, one after the
   // other. Of work memory the library gets what it must have, and more, up to `budget`, for several matrices

@@ -60,8 +60,6 @@ class CusolverFactors final : public FactorLibrary {
   CusolverFactors(const CusolverFactors&) = delete;
   CusolverFactors& operator=(const CusolverFactors&) = delete;
 
-  std::string description() const override { return "cuSOLVER " + c_.version; }
-
   std::size_t eigh_bytes(std::int64_t n, std::int64_t count, std::size_t budget) override {
     return plan_eigh(n, count, budget).device;
   }

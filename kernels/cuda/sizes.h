@@ -19,15 +19,16 @@ class CudaSizes final : public BackendSizes {
   std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override;
   std::size_t working_bytes() const override { return kProductWorkspace; }
   std::int64_t matrices_at_once(Shape matrix) const override;
-  // How much cuSOLVER wants is known only where there is a device. What is counted here is twice what LAPACK's
-  // functions of the same names take; the backend allocates so much, and more only where the library must
-  // have it.
+  // How much cuSOLVER wants is known only where there is a device. What is counted here is twice what
+  // LAPACK's functions of the same names take; the backend allocates so much, and more only where the library
+  // must have it.
   std::size_t factor_bytes(Shape batch) const override { return factor_parts(batch).total(); }
 
   // Bytes, each a multiple of 256.
   struct FactorParts {
-    std::size_t answers = 0, signs = 0, factors = 0;  // for the batch: what became of each; signs; reflections
-    std::size_t copy = 0, left = 0, right = 0;        // for one matrix: transposed, and its U^T and V
+    std::size_t answers = 0, signs = 0,
+                factors = 0;                    // for the batch: what became of each; signs; reflections
+    std::size_t copy = 0, left = 0, right = 0;  // for one matrix: transposed, and its U^T and V
     std::size_t library = 0;
     std::size_t total() const { return answers + signs + factors + copy + left + right + library; }
   };

@@ -224,8 +224,7 @@ CusolverState& cusolver_state() {
 }  // namespace emulator
 
 const Cusolver* open_cusolver(std::string& why_not) {
-  static Cusolver cusolver = {"12.0.0",
-                              cusolverDnCreate,
+  static Cusolver cusolver = {cusolverDnCreate,
                               cusolverDnDestroy,
                               cusolverDnSetStream,
                               cusolverDnCreateParams,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/random.h"
+#include "tests/kernels/kernel_cases.h"
 
 // Matrices in float64 whose factors are known, for judging factorisations.
 
@@ -86,6 +87,46 @@ inline Dense random_orthonormal(std::int64_t rows, std::int64_t cols, std::uint6
     for (std::int64_t i = 0; i < rows; ++i) q(i, j) /= std::sqrt(squares);
   }
   return q;
+}
+
+inline constexpr double kC = 8;
+
+// A batch of equally large matrices on a backend, in its master dtype.
+class OnBackend {
+ public:
+  OnBackend(Backend& backend, DType dtype, Shape shape) {
+    buffer_ =
+        backend.allocate(static_cast<std::size_t>(shape.numel()) * size_of(dtype) + 64, "a test matrix");
+    tensor = buffer_->view(dtype, shape);
+    backend.fill(tensor, std::numeric_limits<double>::quiet_NaN());
+  }
+  OnBackend(Backend& backend, DType dtype, const std::vector<Dense>& matrices, Shape shape)
+      : OnBackend(backend, dtype, shape) {
+    std::int64_t at = 0;
+    for (const Dense& m : matrices)
+      for (const double x : m.a) set(at++, x);
+  }
+  void set(std::int64_t i, double x) {
+    if (tensor.dtype == DType::f64)
+      tensor.as<double>()[i] = x;
+    else
+      tensor.as<float>()[i] = static_cast<float>(x);
+  }
+  Dense get(std::int64_t index, std::int64_t rows, std::int64_t cols) const {
+    Dense m(rows, cols);
+    for (std::int64_t i = 0; i < rows * cols; ++i)
+      m.a[static_cast<std::size_t>(i)] = element(tensor, index * rows * cols + i);
+    return m;
+  }
+  Tensor tensor;
+
+ private:
+  std::unique_ptr<Buffer> buffer_;
+};
+
+// A backward stable algorithm's rounding, of a matrix with this largest singular value.
+inline double bound(DType dtype, std::int64_t n, double size = 1) {
+  return kC * epsilon(dtype) * std::sqrt(static_cast<double>(n)) * size;
 }
 
 }  // namespace spectrain
