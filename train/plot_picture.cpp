@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,33 +13,10 @@
 
 #include "kernels/error.h"
 #include "train/durable_file.h"
-
-extern char** environ;
+#include "train/gnuplot.h"
 
 namespace spectrain {
 namespace {
-
-// Okabe and Ito's colours, the yellow left out: it is too pale on white.
-constexpr const char* kColours[] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
-                                    "#56B4E9", "#E69F00", "#000000"};
-constexpr int kPoints[] = {7, 5, 9, 13, 11, 6, 4};
-constexpr std::size_t kStyles = 7;
-
-// A name in a gnuplot label: quotes are doubled, and its markup characters are switched off by noenhanced.
-std::string quoted(const std::string& text) {
-  std::string out = "'";
-  for (const char c : text) {
-    if (c == '\'') out += '\'';
-    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  }
-  return out + "'";
-}
-
-std::string data_block(const std::string& name, const std::vector<CurvePoint>& points) {
-  std::string text = "$" + name + " << END\n";
-  for (const CurvePoint& p : points) text += fmt::format("{} {}\n", p.x, p.y);
-  return text + "END\n";
-}
 
 // Ends of the x axis and the unit its labels are divided by: "tokens (millions)".
 struct Unit {
@@ -60,52 +35,6 @@ std::vector<CurvePoint> scaled(std::vector<CurvePoint> points, double divisor, b
   for (CurvePoint& p : points) p.x /= divisor;
   if (log_x) std::erase_if(points, [](const CurvePoint& p) { return !(p.x > 0); });
   return points;
-}
-
-std::string style_of(std::size_t i) { return kColours[i % kStyles]; }
-
-// A temporary file that has no name.
-Descriptor unnamed_file(const std::string& contents) {
-  std::FILE* file = std::tmpfile();
-  if (file == nullptr) throw Error(fmt::format("cannot make a temporary file: {}", std::strerror(errno)));
-  Descriptor fd(fcntl(fileno(file), F_DUPFD_CLOEXEC, 3));
-  std::fclose(file);
-  if (fd.get() < 0) throw Error(fmt::format("cannot make a temporary file: {}", std::strerror(errno)));
-  write_all(fd.get(), contents.data(), contents.size(), "a temporary file");
-  lseek(fd.get(), 0, SEEK_SET);
-  return fd;
-}
-
-struct Outcome {
-  int code = 0;
-  std::string words;  // what it printed
-};
-
-Outcome run_gnuplot(const std::string& script) {
-  const Descriptor input = unnamed_file(script), output = unnamed_file("");
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, input.get(), 0);
-  posix_spawn_file_actions_adddup2(&actions, output.get(), 1);
-  posix_spawn_file_actions_adddup2(&actions, output.get(), 2);
-  const char* arguments[] = {"gnuplot", "-", nullptr};
-  pid_t pid = -1;
-  const int failed = posix_spawnp(&pid, "gnuplot", &actions, nullptr, const_cast<char**>(arguments), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0)
-    throw RequestError(fmt::format(
-        "pictures are drawn by gnuplot, which cannot be started ({}); install gnuplot-nox, or leave "
-        "out --out for a chart of characters",
-        std::strerror(failed)));
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  Outcome outcome;
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-  char buffer[2048];
-  const ssize_t got = pread(output.get(), buffer, sizeof buffer, 0);
-  if (got > 0) outcome.words.assign(buffer, static_cast<std::size_t>(got));
-  return outcome;
 }
 
 std::string terminal_for(const std::string& out, const PicturePlot& options) {
@@ -133,27 +62,27 @@ std::string picture_script(std::span<const RunCurves> runs, const PicturePlot& o
     const auto thin = scaled(smoothed(training, static_cast<double>(training.size()) / 50, 1000),
                              unit.divisor, options.log_x);
     const auto solid = scaled(curve(runs[i].validation, options.x), unit.divisor, options.log_x);
-    const std::string colour = style_of(i), name = fmt::format("{}", i);
-    data += data_block("training" + name, thin) + data_block("validation" + name, solid);
+    const std::string colour = line_colour(i), name = fmt::format("{}", i);
+    data += gnuplot_data("training" + name, thin) + gnuplot_data("validation" + name, solid);
     std::string title = runs[i].name;
     if (!solid.empty()) title += fmt::format("   {:.4f}", solid.back().y);
     const auto add = [&](const std::string& piece) { plot += (plot.empty() ? "plot " : ", \\\n  ") + piece; };
     if (!thin.empty())
       add(fmt::format("$training{} using 1:2 with lines lw 1.2 lc rgb '#a0{}' {}", name, colour.substr(1),
-                      solid.empty() ? "title " + quoted(title) + " noenhanced" : "notitle"));
+                      solid.empty() ? "title " + gnuplot_text(title) + " noenhanced" : "notitle"));
     // Many validations would melt into a band: about thirty points show what was measured.
     const std::size_t interval = std::max<std::size_t>(1, (solid.size() + 29) / 30);
     if (!solid.empty())
       add(
           fmt::format("$validation{} using 1:2 with linespoints lw 2.4 pt {} ps 0.7 pi {} lc rgb '{}' title "
                       "{} noenhanced",
-                      name, kPoints[i % kStyles], interval, colour, quoted(title)));
+                      name, line_symbol(i), interval, colour, gnuplot_text(title)));
   }
   const std::string title =
       options.title.empty() ? fmt::format("Loss against {}", label_of(options.x)) : options.title;
   std::string script =
-      fmt::format("set terminal {}\nset output {}\nset encoding utf8\n", terminal, quoted(out));
-  script += fmt::format("set title {} noenhanced font ',16' offset 0,-0.2\n", quoted(title));
+      fmt::format("set terminal {}\nset output {}\nset encoding utf8\n", terminal, gnuplot_text(out));
+  script += fmt::format("set title {} noenhanced font ',16' offset 0,-0.2\n", gnuplot_text(title));
   script +=
       fmt::format("set xlabel '{}{}'\nset ylabel 'loss (nats per token)'\n", label_of(options.x), unit.words);
   script +=
@@ -171,19 +100,31 @@ std::string picture_script(std::span<const RunCurves> runs, const PicturePlot& o
   return script + data + plot + "\nunset output\n";
 }
 
-void plot_picture(std::span<const RunCurves> runs, const PicturePlot& options, const std::string& out) {
+namespace {
+
+void draw(std::span<const RunCurves> runs, const PicturePlot& options, const std::string& out) {
   const std::string writing = out + ".writing";
   const std::string script = picture_script(runs, options, terminal_for(out, options), writing);
   // Tried here: gnuplot's words about a directory that is missing fill a screen.
   const Descriptor file(::open(writing.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
   if (file.get() < 0) throw RequestError(fmt::format("{} cannot be written: {}", out, std::strerror(errno)));
-  const Outcome outcome = run_gnuplot(script);
+  const GnuplotOutput outcome = run_gnuplot(script);
   if (outcome.code != 0 || ::access(writing.c_str(), R_OK) != 0) {
     std::remove(writing.c_str());
     throw Error(fmt::format("gnuplot could not draw {}: {}", out, outcome.words));
   }
   if (std::rename(writing.c_str(), out.c_str()) != 0)
     throw Error(fmt::format("cannot rename {} to {}: {}", writing, out, std::strerror(errno)));
+}
+
+}  // namespace
+
+void plot_picture(std::span<const RunCurves> runs, const PicturePlot& options, const std::string& out) {
+  try {
+    draw(runs, options, out);
+  } catch (const GnuplotMissing& e) {
+    throw RequestError(fmt::format("{}, or leave out --out for a chart of characters", e.what()));
+  }
 }
 
 }  // namespace spectrain
