@@ -12,13 +12,13 @@
 // of a warp read the same step, and no branch of the interpreter divides them.
 //
 // Registers are 16 bytes for each thread in shared memory, for what a step takes is not known when the kernel
-// is compiled, and the real ones cannot be indexed. What only the next step needs stays in real ones and
-// costs nothing; of a usual rule that is half of all values. Near the floor on an H100: its memory brings a
-// multiprocessor 15 bytes a cycle, so AdamW's 7 x 16 bytes for each thread take a warp's place there for 240
-// cycles; its 11 steps move 20 registers through shared memory at 4 cycles each and issue some 600 of the 960
-// instructions that there is time for. More for a thread than 4 elements would need more shared memory than
-// lets 2048 threads in, and those are what hides the latency of memory: the interpreter asks for one tensor
-// at a time.
+// is compiled, and the real ones cannot be indexed (an array of them would go to local memory, through the
+// same cache and its tags). What only the next step needs stays in real ones and costs nothing. Near the
+// floor on an H100, by count: its memory brings a multiprocessor 15 bytes a cycle, so AdamW's 7 x 16 bytes
+// for each thread are 240 cycles of a warp; its 11 steps of arithmetic move 19 registers through shared
+// memory, at 4 cycles each, and with their decoding issue some 600 of the 960 instructions that there is time
+// for. 1536 threads fit, with 16 bytes each on their way: half as much again as hides the latency of memory,
+// so the interpreter may ask for one tensor at a time.
 //
 // Only for .cu files.
 
