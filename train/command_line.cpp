@@ -9,6 +9,7 @@
 #include "fmt/format.h"
 #include "kernels/error.h"
 #include "train/command_data.h"
+#include "train/command_line_compare.h"
 #include "train/commands.h"
 #include "train/preset.h"
 #include "train/suggestion.h"
@@ -466,6 +467,7 @@ int run_command_line(int argc, const char* const* argv) {
   add_plan(app, run);
   add_bench(app, run);
   add_plot(app, run);
+  add_compare(app, run);
   add_devices(app, run);
 
   check_subcommand(app, argc, argv, 1, "spectrain");

@@ -68,6 +68,7 @@ struct TrainSection {
   CheckpointSection checkpoint;
   double target = 0;           // validation loss whose first crossing is reported; 0: none
   std::int64_t log_every = 1;  // steps between training lines of metrics.jsonl
+  bool tensorboard = false;    // event files beside metrics.jsonl
   bool operator==(const TrainSection&) const = default;
 };
 

@@ -163,6 +163,7 @@ void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
   });
   v.field("target", &s.target, at_least(0), "validation loss whose first crossing is reported; 0: none");
   v.field("log_every", &s.log_every, count_from(1), "steps between training lines of metrics.jsonl");
+  v.field("tensorboard", &s.tensorboard, {}, "the same numbers as event files, for tensorboard --logdir");
 }
 
 void describe(OptionVisitor& v, DistributedSection& s) {

@@ -145,17 +145,13 @@ void merge(ConfigNode& base, ConfigNode over) {
   }
 }
 
-void apply_override(ConfigNode& root, const std::string& assignment) {
-  const std::string place = "--set " + assignment;
-  const std::size_t equals = assignment.find('=');
-  if (equals == std::string::npos || equals == 0)
-    throw RequestError(fmt::format("{}: an override reads key.path=value, as in train.steps=100", place));
-  const std::vector<std::string> path = split_path(std::string_view(assignment).substr(0, equals));
+void apply_value(ConfigNode& root, const std::string& key, ConfigNode value) {
+  const std::string place = value.place;
+  const std::vector<std::string> path = split_path(key);
   if (std::find(path.begin(), path.end(), "") != path.end())
     throw RequestError(fmt::format("{}: the path has an empty part between its dots", place));
   if (path.front() == "base")
     throw RequestError(fmt::format("{}: base belongs into a file; write one that names it", place));
-  ConfigNode value = read_yaml_text(assignment.substr(equals + 1), place);
 
   // As deep as the tree goes already; the rest of the path becomes new maps, whose keys the parser checks.
   ConfigNode* at = &root;
@@ -180,6 +176,14 @@ void apply_override(ConfigNode& root, const std::string& assignment) {
                                    join(path, next), index));
   if (path.front() == "train") settle_length(root, wrap(path, 0, value));
   merge(*at, wrap(path, depth, std::move(value)));
+}
+
+void apply_override(ConfigNode& root, const std::string& assignment) {
+  const std::string place = "--set " + assignment;
+  const std::size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw RequestError(fmt::format("{}: an override reads key.path=value, as in train.steps=100", place));
+  apply_value(root, assignment.substr(0, equals), read_yaml_text(assignment.substr(equals + 1), place));
 }
 
 }  // namespace spectrain

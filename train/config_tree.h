@@ -38,6 +38,10 @@ ConfigNode read_config_tree(const std::string& path);
 // Maps merge, anything else in `over` replaces what `base` holds.
 void merge(ConfigNode& base, ConfigNode over);
 
+// Merges `value` in at the path `key`, "optimizer.0.lr". Throws RequestError, which begins with value.place,
+// when the path is none or names an element that a list does not have.
+void apply_value(ConfigNode& root, const std::string& key, ConfigNode value);
+
 // "optimizer.0.lr=0.02": the value, read as YAML, is merged in at that path. Throws RequestError when the
 // text has no
 // '=' or names an element that a list does not have.

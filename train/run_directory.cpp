@@ -1,15 +1,11 @@
 #include "train/run_directory.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 #include "kernels/error.h"
+#include "train/directory_lock.h"
 
 namespace spectrain {
 
@@ -29,22 +25,8 @@ void make_directories(const std::string& path) {
   if (failed) throw Error(fmt::format("cannot make the run directory {}: {}", path, failed.message()));
 }
 
-// flock, not a file that has to be deleted: the system lets go of it when the process ends, however it ends.
 Descriptor lock(const std::string& path) {
-  const std::string file = path + "/.lock";
-  Descriptor fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  if (fd.get() < 0) throw Error(fmt::format("cannot create {}: {}", file, std::strerror(errno)));
-  while (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EINTR) continue;
-    if (errno != EWOULDBLOCK) throw Error(fmt::format("cannot lock {}: {}", file, std::strerror(errno)));
-    std::string owner = read_text_file(file);
-    if (!owner.empty() && owner.back() == '\n') owner.pop_back();
-    throw RequestError(fmt::format("{} is in use by {}; wait for it, stop it, or choose another run.name",
-                                   path, owner.empty() ? "another process" : "process " + owner));
-  }
-  const std::string self = fmt::format("{}\n", ::getpid());
-  if (::ftruncate(fd.get(), 0) == 0) write_all(fd.get(), self.data(), self.size(), file);
-  return fd;
+  return lock_directory(path, "wait for it, stop it, or choose another run.name");
 }
 
 // A directory holding nothing but a lock is one that somebody only began with.
