@@ -133,7 +133,14 @@ void Trainer::load(const CheckpointReader& reader) {
         {v.at(0).get<double>(), v.at(1).get<double>(), v.at(2).get<double>(), v.at(3).get<double>()});
 }
 
+void Trainer::record(const MetricsLine& line) {
+  metrics_->write(line);
+  if (tensorboard_) tensorboard_->write(line);
+}
+
 void Trainer::begin_metrics() {
+  if (config_.train.tensorboard)
+    tensorboard_ = std::make_unique<TensorboardWriter>(directory_->path(), first_step_);
   MetricsHeader header;
   header.run = config_.run.name;
   header.optimizer = label(config_.optimizer);
@@ -198,7 +205,7 @@ void Trainer::validate(std::int64_t step) {
   remember(step, clock_.seconds(), e.loss);
   MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, {}};
   line.more.emplace_back("val_tokens", e.tokens);
-  if (first()) metrics_->write(line);
+  if (first()) record(line);
 }
 
 void Trainer::forward_backward(std::int64_t step) {
@@ -257,7 +264,7 @@ void Trainer::train_step(std::int64_t step) {
     line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};
     if (!report.finite) line.more.emplace_back("skipped", true);
     if (several()) add_traffic(line, seconds, begin, end);
-    metrics_->write(line);
+    record(line);
   }
   traffic_ = end;
   show(step + 1, lr, speed);

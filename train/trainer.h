@@ -16,6 +16,7 @@
 #include "train/progress.h"
 #include "train/run_directory.h"
 #include "train/session.h"
+#include "train/tensorboard.h"
 
 namespace spectrain {
 
@@ -60,6 +61,7 @@ class Trainer {
   void try_data();
   void begin_run(const TrainRequest& request);
   void begin_metrics();
+  void record(const MetricsLine& line);
   void print_start() const;
   void print_end(std::int64_t step) const;
   std::int64_t tokens_after(std::int64_t step) const { return step * config_.batch.tokens; }
@@ -81,6 +83,7 @@ class Trainer {
   std::unique_ptr<Buffer> loss_memory_;
   std::unique_ptr<RunDirectory> directory_;
   std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<TensorboardWriter> tensorboard_;
   std::unique_ptr<Progress> progress_;
   TrainingClock clock_;
   std::vector<ValidationPoint> validations_;
