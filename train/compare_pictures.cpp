@@ -13,6 +13,8 @@
 namespace spectrain {
 namespace {
 
+constexpr int kWidth = 880;
+
 std::string beginning(int width, int height) {
   return fmt::format(
       "set terminal svg size {},{} dynamic enhanced font 'Helvetica,14'\nset encoding utf8\n"
@@ -23,7 +25,7 @@ std::string beginning(int width, int height) {
 }
 
 // Height of a picture with curves: its legend below needs a line for every few names.
-int curve_height(std::size_t lines) { return 430 + 22 * static_cast<int>((lines + 3) / 4); }
+int curve_height(std::size_t lines) { return 470 + 22 * static_cast<int>((lines + 3) / 4); }
 
 struct LossRange {
   double low = 0, high = 1;
@@ -132,6 +134,14 @@ LossRange curve_range(const ComparedRuns& results, const ComparisonStatistics& a
   return {low - margin, high + margin};
 }
 
+// 1, 2 or 5 times a power of ten, so that an axis has three to seven labels.
+double tic_step(double high) {
+  if (!(high > 0)) return 1;
+  const double power = std::pow(10, std::floor(std::log10(high / 3)));
+  const double share = high / 3 / power;
+  return power * (share >= 5 ? 5 : share >= 2 ? 2 : 1);
+}
+
 }  // namespace
 
 PictureScript final_loss_picture(const ComparedRuns& results, const ComparisonStatistics& all) {
@@ -159,15 +169,15 @@ PictureScript final_loss_picture(const ComparedRuns& results, const ComparisonSt
     data += fmt::format("$mean{} << END\n{} {} {}\nEND\n", row, v.loss.mean, row, se);
     const std::string colour = line_colour(i);
     plot.add(fmt::format("$seeds{} using 1:2 with points pt 6 ps 0.8 lw 1 lc rgb '{}' notitle", row, colour));
-    plot.add(
-        fmt::format("$mean{} using 1:2:3 with xerrorbars pt 7 ps 1 lw 2.5 lc rgb '{}' notitle", row, colour));
+    plot.add(fmt::format("$mean{} using 1:2:3 with xerrorbars pt 7 ps 0.8 lw 2.5 lc rgb '{}' notitle", row,
+                         colour));
     names.push_back(fmt::format("{} {}", name_of(results, v), estimate_text(v.loss)));
   }
   PictureScript out{"final-loss", "Final validation loss", joined(names), "", ""};
   out.remark =
       "Filled: mean over the seeds of the best settings, with its standard error. Hollow: each seed.";
   if (!beyond.empty()) out.remark += " Too far behind to be in view: " + joined(beyond) + ".";
-  out.script = beginning(760, 90 + 30 * row);
+  out.script = beginning(kWidth, 90 + 30 * row);
   out.script += fmt::format(
       "unset key\nset yrange [{}:0.4]\nset xrange [{}:{}]\nset ytics noenhanced scale 0 ({})\n"
       "set xlabel 'final validation loss (nats per token)'\nset format x '%.4g'\n",
@@ -210,8 +220,9 @@ PictureScript curve_picture(const ComparedRuns& results, const ComparisonStatist
   PictureScript out{kIds[which], fmt::format("Validation loss against {}", kWords[which]), joined(ends), "",
                     ""};
   if (!beyond.empty()) out.remark = "Ends above the picture: " + joined(beyond) + ".";
-  out.script = beginning(760, curve_height(i));
-  out.script += fmt::format("set xlabel '{}'\nset ylabel 'validation loss (nats per token)'\n", unit.words);
+  out.script = beginning(kWidth, curve_height(i));
+  out.script += fmt::format("set xlabel '{}' offset 0,0.4\nset ylabel 'validation loss (nats per token)'\n",
+                            unit.words);
   out.script += fmt::format("set yrange [{}:{}]\nset xrange [0:{}]\n", range.low, range.high,
                             x_high > 0 ? x_high / unit.divisor * 1.01 : 1);
   out.script += data + (plot.empty() ? "" : plot.text());
@@ -224,6 +235,7 @@ PictureScript sensitivity_picture(const ComparedRuns& results, const ComparisonS
   std::vector<std::pair<const VariantStatistics*, std::map<double, double>>> lines;
   std::vector<double> losses;
   bool positive = true;
+  double x_low = std::numeric_limits<double>::infinity(), x_high = 0;
   for (const VariantStatistics& v : all.ranking) {
     std::map<double, double> line;
     for (const PointStatistics& point : v.points)
@@ -232,6 +244,8 @@ PictureScript sensitivity_picture(const ComparedRuns& results, const ComparisonS
         const auto [at, fresh] = line.emplace(value, point.sweep_mean);
         if (!fresh) at->second = std::min(at->second, point.sweep_mean);
         positive = positive && value > 0;
+        x_low = std::min(x_low, value);
+        x_high = std::max(x_high, value);
       }
     for (const auto& [value, loss] : line) losses.push_back(loss);
     if (!line.empty()) lines.emplace_back(&v, std::move(line));
@@ -266,17 +280,19 @@ PictureScript sensitivity_picture(const ComparedRuns& results, const ComparisonS
   out.remark =
       "Means over the seeds of the sweep. Ringed: the best value. Crosses at the top: values with which runs "
       "diverged, or ended above the picture.";
-  out.script = beginning(760, curve_height(lines.size()));
-  out.script +=
-      fmt::format("set xlabel {} noenhanced\nset ylabel 'final validation loss'\nset yrange [{}:{}]\n",
-                  gnuplot_text(axis), range.low, range.high);
-  if (positive) out.script += "set logscale x\nset offsets graph 0.03, graph 0.03, 0, 0\n";
+  out.script = beginning(kWidth, curve_height(lines.size()));
+  out.script += fmt::format(
+      "set xlabel {} noenhanced offset 0,0.4\nset ylabel 'final validation loss'\nset yrange [{}:{}]\n",
+      gnuplot_text(axis), range.low, range.high);
+  if (positive && x_high > 0)
+    out.script += fmt::format("set logscale x\nset xrange [{}:{}]\n", x_low / 1.3, x_high * 1.3);
   out.script += data + (plot.empty() ? "" : plot.text());
   return out;
 }
 
 PictureScript cost_picture(const ComparedRuns& results, const ComparisonStatistics& all) {
   std::string tics, data = "$cost << END\n";
+  double highest[3] = {0, 0, 0};
   std::vector<std::string> words;
   int row = 0;
   for (const VariantStatistics& v : all.ranking) {
@@ -285,24 +301,27 @@ PictureScript cost_picture(const ComparedRuns& results, const ComparisonStatisti
     tics += fmt::format("{}{} {}", row == 1 ? "" : ", ", gnuplot_text(name_of(results, v)), row);
     data += fmt::format("{} {} {} {}\n", row, v.state_bytes_per_parameter, 100 * v.optimizer_flops_share,
                         v.seconds_per_step);
+    const double costs[] = {v.state_bytes_per_parameter, 100 * v.optimizer_flops_share, v.seconds_per_step};
+    for (std::size_t i = 0; i < 3; ++i) highest[i] = std::max(highest[i], costs[i]);
     words.push_back(fmt::format(
         "{}: {:.2f} bytes per parameter, {:.2f} % of the FLOPs, {:.4g} seconds per step", name_of(results, v),
         v.state_bytes_per_parameter, 100 * v.optimizer_flops_share, v.seconds_per_step));
   }
   PictureScript out{"cost", "What the optimizers cost", joined(words), "", ""};
-  out.script = beginning(760, 110 + 26 * row) + data + "END\n";
+  const int height = 90 + 26 * row;
+  out.script = beginning(kWidth, height) + data + "END\n";
   out.script += fmt::format(
       "unset key\nset style fill solid 0.85 noborder\nset grid noytics xtics\nset yrange [{}:0.4]\n"
-      "set ytics noenhanced scale 0 ({})\nset xtics autofreq\nset xrange [0:*]\nset bmargin 3.5\n"
-      "set multiplot layout 1,3 margins 0.17,0.98,0.24,0.88 spacing 0.04,0\n",
-      row + 0.6, tics);
+      "set ytics noenhanced scale 0 ({})\nset multiplot layout 1,3 margins 0.17,0.98,{},{} spacing 0.04,0\n",
+      row + 0.6, tics, 36.0 / height, 1 - 42.0 / height);
   constexpr const char* kTitles[] = {"state (bytes per parameter)", "share of FLOPs (%)", "seconds per step"};
-  for (int panel = 0; panel < 3; ++panel) {
-    if (panel == 1) out.script += "unset ytics\n";
+  for (std::size_t panel = 0; panel < 3; ++panel) {
+    const double step = tic_step(highest[panel]);
+    const double end = std::max(std::ceil(highest[panel] / step), 1.0) * step;
     out.script += fmt::format(
-        "set title '{}' font ',13'\nset xtics rotate by 0 autofreq font ',12'\nplot $cost using "
-        "(column({})/2):1:(column({})/2):(0.32) with boxxyerrorbars lc rgb '{}' notitle\n",
-        kTitles[panel], panel + 2, panel + 2, line_colour(static_cast<std::size_t>(panel)));
+        "set title '{}' font ',14'\nset xtics 0,{} font ',12'\nset xrange [0:{}]\nplot $cost using "
+        "(column({})/2):1:(column({})/2):(0.32) with boxxyerrorbars lc rgb '{}' notitle\nunset ytics\n",
+        kTitles[panel], step, end, panel + 2, panel + 2, line_colour(panel));
   }
   out.script += "unset multiplot\n";
   return out;

@@ -15,7 +15,8 @@ std::string name_of(const ComparedRuns& results, const VariantStatistics& v) {
 // A number of results.csv: its column, what stands there, and what is shown of it.
 std::string number(const SummaryRow& row, const std::string& key) {
   const SummaryField& f = field(row, key);
-  if (f.value.empty()) return html_escape(f.shown);
+  // How many reached the target is said beside it.
+  if (f.value.empty()) return key.ends_with("_to_target") ? "-" : html_escape(f.shown);
   return fmt::format("<data class=\"{}\" value=\"{}\">{}</data>", f.key, html_escape(f.value),
                      html_escape(f.shown));
 }
@@ -41,25 +42,53 @@ std::string paragraph(const std::string& text, const char* kind = "") {
 }
 constexpr const char* kNote = " class=\"note\"";
 
-std::string summary_body(const ComparedRuns& results, const std::vector<SummaryRow>& rows) {
+std::string row_begin(const SummaryRow& row, bool first) {
+  return fmt::format("<tr{}><th scope=\"row\">{}</th>", first ? " class=\"win\"" : "",
+                     number(row, "variant"));
+}
+
+std::string loss_table(const ComparedRuns& results, const std::vector<SummaryRow>& rows) {
+  const bool track3 = results.rule == SignificanceRule::track3;
   std::string body;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const SummaryRow& row = rows[i];
+  for (const SummaryRow& row : rows) {
     const std::string& se = field(row, "standard_error").value;
-    const char* certainty = results.rule == SignificanceRule::track3 ? "margin" : "p";
-    body += fmt::format("<tr{}><th scope=\"row\">{}</th>", i == 0 ? " class=\"win\"" : "",
-                        number(row, "variant"));
-    body += cell(number(row, "best_settings"), true) + cell(number(row, "n"));
+    body += row_begin(row, &row == &rows.front()) + cell(number(row, "best_settings"), true);
+    body += cell(number(row, "n"));
     body += cell(number(row, "final_loss") + (se.empty() ? "" : " ± " + number(row, "standard_error")));
-    body +=
-        cell(number(row, "difference")) + cell(number(row, certainty)) + cell(number(row, "verdict"), true);
+    body += cell(number(row, "difference")) + cell(number(row, track3 ? "margin" : "p"));
+    body += cell(number(row, "verdict"), true) + cell(number(row, "speed_up")) + "</tr>\n";
+  }
+  return table({{"Variant", true},
+                {"Best settings", true},
+                {"Seeds", false},
+                {"Final validation loss", false},
+                {"Against " + results.baseline, false},
+                {track3 ? "Margin" : "p (Holm)", false},
+                {"Verdict", true},
+                {"Speed-up", false}},
+               "Final losses", body);
+}
+
+std::string cost_table(const std::vector<SummaryRow>& rows) {
+  std::string body;
+  for (const SummaryRow& row : rows) {
+    body += row_begin(row, &row == &rows.front());
     for (const char* key :
-         {"speed_up", "reached", "steps_to_target", "tokens_to_target", "seconds_to_target",
-          "flops_to_target", "state_bytes_per_parameter", "optimizer_flops_share", "seconds_per_step"})
+         {"reached", "steps_to_target", "tokens_to_target", "seconds_to_target", "flops_to_target",
+          "seconds_per_step", "optimizer_flops_share", "state_bytes_per_parameter"})
       body += cell(number(row, key));
     body += "</tr>\n";
   }
-  return body;
+  return table({{"Variant", true},
+                {"Reached target", false},
+                {"Steps to target", false},
+                {"Tokens to target", false},
+                {"Seconds to target", false},
+                {"FLOPs to target", false},
+                {"Seconds per step", false},
+                {"Optimizer's share of FLOPs", false},
+                {"State bytes per parameter", false}},
+               "Targets and costs", body);
 }
 
 std::string speed_up_words(const ComparedRuns& results, const ComparisonStatistics& all) {
@@ -82,24 +111,7 @@ std::string speed_up_words(const ComparedRuns& results, const ComparisonStatisti
 
 HtmlSection summary_section(const ComparedRuns& results, const ComparisonStatistics& all,
                             const std::vector<SummaryRow>& rows) {
-  const bool track3 = results.rule == SignificanceRule::track3;
-  const std::vector<std::pair<std::string, bool>> headings = {{"Variant", true},
-                                                              {"Best settings", true},
-                                                              {"Seeds", false},
-                                                              {"Final validation loss", false},
-                                                              {"Against " + results.baseline, false},
-                                                              {track3 ? "Margin" : "p (Holm)", false},
-                                                              {"Verdict", true},
-                                                              {"Speed-up", false},
-                                                              {"Reached target", false},
-                                                              {"Steps to target", false},
-                                                              {"Tokens to target", false},
-                                                              {"Seconds to target", false},
-                                                              {"FLOPs to target", false},
-                                                              {"State bytes per parameter", false},
-                                                              {"Optimizer's share of FLOPs", false},
-                                                              {"Seconds per step", false}};
-  std::string body = table(headings, "Summary", summary_body(results, rows));
+  std::string body = loss_table(results, rows) + cost_table(rows);
   body += paragraph(
       fmt::format("Ranked by the final validation loss alone: the last of a run, at the end of "
                   "the learning rate's decay (mean ± standard error over seeds). The target is "

@@ -15,7 +15,7 @@ constexpr const char* kStyle = R"css(
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:70rem;margin:0 auto;padding:2rem 1.25rem 4rem}
+main{max-width:72rem;margin:0 auto;padding:2rem 1.25rem 4rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 .6rem;overflow-wrap:anywhere}
 h2{font-size:1.25rem;line-height:1.25;margin:2.6rem 0 .7rem;padding-top:1.1rem;border-top:1px solid var(--rule)}
 h3{font-size:1rem;margin:1.4rem 0 .3rem}
@@ -35,7 +35,7 @@ thead th:first-child{position:sticky;left:0;z-index:1}
 tr.win th,tr.win td{background:var(--win)}
 figure{margin:1.2rem 0 1.8rem}
 figure .scroll{overflow-x:auto;background:var(--card);border-radius:.5rem;padding:.5rem}
-svg.chart{display:block;width:100%;min-width:36rem;height:auto;color:var(--ink)}
+svg.chart{display:block;width:100%;min-width:40rem;height:auto;color:var(--ink)}
 svg.chart text{fill:var(--ink)}
 svg.chart text,svg.chart tspan{font-family:inherit}
 svg.chart .gridline{stroke:var(--grid);stroke-dasharray:none}
