@@ -64,7 +64,7 @@ std::vector<Shape> batch_shapes(std::span<const Shape> parts,
   std::vector<Shape> shapes;
   for (const std::vector<std::size_t>& batch : batches) {
     const Shape& each = parts[batch.front()];
-    shapes.push_back({static_cast<std::int64_t>(batch.size()), each[0], each[1]});
+    shapes.push_back({static_cast<std::int64_t>(batch.size()), each.rows(), each.cols()});
   }
   return shapes;
 }
@@ -106,10 +106,13 @@ void MatrixRule::update(const StepContext& context, std::span<const Part* const>
     direction = stage->apply(context, batch, direction);
     batch.first_slot += stage->state(batch.shape()).size();
   }
-  const double factor = shape_factor(settings_.shape_scale, batch.shape()[0], batch.shape()[1]);
+  if (!direction) return;
+  const Shape& each = batch.shape();
+  const double factor = settings_.factor ? settings_.factor(each)
+                                         : shape_factor(settings_.shape_scale, each.rows(), each.cols());
   for (std::size_t i = 0; i < parts.size(); ++i)
-    finish_.apply(context, *parts[i], batch.first_slot, direction.matrix(static_cast<std::int64_t>(i)),
-                  factor);
+    finish_.apply(context, *parts[i], batch.first_slot,
+                  direction.matrix(static_cast<std::int64_t>(i)).reshaped(each), factor);
 }
 
 }  // namespace spectrain

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,6 +29,11 @@ struct MatrixBatch {
   std::size_t first_slot = 0;  // where the stage's slots begin in each Part::state
   std::int64_t size() const { return static_cast<std::int64_t>(parts.size()); }
   const Shape& shape() const { return parts.front()->weight.shape; }  // of each, [out, in]
+  const Part& part(std::int64_t i) const { return *parts[static_cast<std::size_t>(i)]; }
+  // Slot k of the stage, of part i.
+  Tensor state(std::int64_t i, std::size_t k) const { return part(i).state[first_slot + k]; }
+  // [B, out, in]; of vectors, which some rules take: [B, 1, n].
+  Shape stacked() const { return {size(), shape().rows(), shape().cols()}; }
 };
 
 class MatrixStage {
@@ -40,7 +47,8 @@ class MatrixStage {
   virtual void prepare(Backend& backend, std::span<const Shape> batches) = 0;
   // in [B, out, in]: what the stage before made, which may be overwritten; empty for the first stage, which
   // reads the parts' gradients. Returns the stage's result, same shape, in a dtype that
-  // Backend::apply_update() takes, in `in`'s memory or the stage's own.
+  // Backend::apply_update() takes, in `in`'s memory or the stage's own. An empty tensor: this step leaves the
+  // weights as they are, without decay.
   virtual Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) = 0;
 };
 
@@ -48,16 +56,30 @@ class MatrixStage {
 // size.
 std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const BackendSizes& backend);
 
-struct MatrixRuleSettings {
-  std::string name, settings;  // for the printed table
-  double lr = 0, weight_decay = 0;
-  ShapeScale shape_scale = ShapeScale::original;
-};
+// Numbers in the largest batch [B, out, in], and in the largest matrix of any.
+inline std::int64_t largest_batch(std::span<const Shape> batches) {
+  std::int64_t most = 0;
+  for (const Shape& b : batches) most = std::max(most, b.numel());
+  return most;
+}
+inline std::int64_t largest_matrix(std::span<const Shape> batches) {
+  std::int64_t most = 0;
+  for (const Shape& b : batches) most = std::max(most, b[1] * b[2]);
+  return most;
+}
 
 // Of these the update of a matrix is no better than an element-wise one: an orthogonal factor says little
 // about a sliver, and a vector has only one singular value. Returns why, empty where a matrix rule may work.
 inline constexpr std::int64_t kSmallestSide = 8;
 std::string not_a_matrix(const Shape& part);
+
+struct MatrixRuleSettings {
+  std::string name, settings;  // for the printed table
+  double lr = 0, weight_decay = 0;
+  ShapeScale shape_scale = ShapeScale::original;
+  std::function<std::string(const Shape&)> objection = not_a_matrix;  // as in UpdateRule
+  std::function<double(const Shape&)> factor = {};                    // in place of shape_scale's
+};
 
 class MatrixRule final : public UpdateRule {
  public:
@@ -70,7 +92,7 @@ class MatrixRule final : public UpdateRule {
   double lr() const override { return settings_.lr; }
   double weight_decay() const override { return settings_.weight_decay; }
   bool wants_matrices() const override { return true; }
-  std::string objection(const Shape& part) const override { return not_a_matrix(part); }
+  std::string objection(const Shape& part) const override { return settings_.objection(part); }
   std::vector<StateSlot> state(const Shape& part) const override;
   double flops(const Shape& part) const override;
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;

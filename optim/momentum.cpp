@@ -22,9 +22,7 @@ std::string momentum_settings(double momentum, bool nesterov, const MomentumWarm
 }
 
 std::size_t EmaMomentum::workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const {
-  std::int64_t largest = 0;
-  for (const Shape& b : batches) largest = std::max(largest, b.numel());
-  return static_cast<std::size_t>(largest) * size_of(backend.master());
+  return static_cast<std::size_t>(largest_batch(batches)) * size_of(backend.master());
 }
 
 void EmaMomentum::prepare(Backend& backend, std::span<const Shape> batches) {
@@ -33,14 +31,29 @@ void EmaMomentum::prepare(Backend& backend, std::span<const Shape> batches) {
 }
 
 Tensor EmaMomentum::apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) {
-  const Shape& each = batch.shape();
-  const Tensor result = result_->view(backend_->master(), {batch.size(), each[0], each[1]});
+  const Tensor result = result_->view(backend_->master(), batch.stacked());
   const double mu = momentum_at(warmup_, mu_, context.step);
-  for (std::int64_t i = 0; i < batch.size(); ++i) {
-    const Part& part = *batch.parts[static_cast<std::size_t>(i)];
-    backend_->ema_momentum(in ? in.matrix(i) : part.gradient, context.gradient_scale, mu, nesterov_,
-                           part.state[batch.first_slot], result.matrix(i));
-  }
+  for (std::int64_t i = 0; i < batch.size(); ++i)
+    backend_->ema_momentum(in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient,
+                           context.gradient_scale, mu, nesterov_, batch.state(i, 0),
+                           result.matrix(i).reshaped(batch.shape()));
+  return result;
+}
+
+std::size_t PlainGradient::workspace_bytes(std::span<const Shape> batches,
+                                           const BackendSizes& backend) const {
+  return static_cast<std::size_t>(largest_batch(batches)) * size_of(backend.master());
+}
+
+void PlainGradient::prepare(Backend& backend, std::span<const Shape> batches) {
+  backend_ = &backend;
+  result_ = backend.allocate(workspace_bytes(batches, backend), "copies of gradients");
+}
+
+Tensor PlainGradient::apply(const StepContext& context, const MatrixBatch& batch, const Tensor&) {
+  const Tensor result = result_->view(backend_->master(), batch.stacked());
+  for (std::int64_t i = 0; i < batch.size(); ++i)
+    backend_->scale(batch.part(i).gradient, context.gradient_scale, result.matrix(i).reshaped(batch.shape()));
   return result;
 }
 

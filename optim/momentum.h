@@ -36,4 +36,17 @@ class EmaMomentum final : public MatrixStage {
   std::unique_ptr<Buffer> result_;
 };
 
+// No momentum: u = g', a copy that later stages may overwrite. No state.
+class PlainGradient final : public MatrixStage {
+ public:
+  double flops(const Shape& part) const override { return static_cast<double>(part.numel()); }
+  std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const override;
+  void prepare(Backend& backend, std::span<const Shape> batches) override;
+  Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
+
+ private:
+  Backend* backend_ = nullptr;
+  std::unique_ptr<Buffer> result_;
+};
+
 }  // namespace spectrain

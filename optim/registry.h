@@ -13,7 +13,10 @@
   rule(adamw) \
   rule(ademamix) \
   rule(adafactor) \
-  rule(muon)
+  rule(muon) \
+  rule(normuon) \
+  rule(scion) \
+  rule(spectral_descent)
 // clang-format on
 
 namespace spectrain {
