@@ -83,6 +83,14 @@ struct DistributedOptimizer::Impl {
     reduced[i] = 1;
   }
 
+  // Weights that have changed, to the programs of all ranks.
+  void publish() {
+    if (traffic)
+      traffic->send_weights();
+    else
+      parameters.refresh();
+  }
+
   Tensor entries(std::int64_t first, std::int64_t count) const {
     return scalars->view(DType::f64, {count}, static_cast<std::size_t>(first) * sizeof(double));
   }
@@ -183,11 +191,24 @@ StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const
   if (!std::isfinite(losses.loss)) return report;
   report = m.optimizer->update(step, lr_factor, values[kSquares]);
   if (!report.finite) return report;
-  if (m.traffic)
-    m.traffic->send_weights();
-  else
-    m.parameters.refresh();
+  m.publish();
   return report;
+}
+
+bool DistributedOptimizer::has_average(std::int64_t steps) const {
+  return impl_->optimizer->has_average(steps);
+}
+
+void DistributedOptimizer::show_average() {
+  finish_weights();
+  impl_->optimizer->show_average();
+  impl_->publish();
+}
+
+void DistributedOptimizer::restore_weights() {
+  finish_weights();
+  impl_->optimizer->restore_weights();
+  impl_->publish();
 }
 
 void DistributedOptimizer::finish_weights() {

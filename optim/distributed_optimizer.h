@@ -58,6 +58,12 @@ class DistributedOptimizer {
   };
   StepReport step(std::int64_t step, double lr_factor, const Tensor& loss_sum, std::span<double> sums,
                   StepSums& losses);
+  // With OptimizerConfig::average, after `steps` steps: whether there is one. Between the other two all
+  // programs see the blend with it; every rank makes both calls.
+  bool has_average(std::int64_t steps) const;
+  void show_average();
+  void restore_weights();
+
   // Until all weights are those of the last step.
   void finish_weights();
   // Throws Error naming the first tensor that is not the same on all ranks, and the ranks. Waits for weights.

@@ -25,8 +25,8 @@ struct ScheduleConfig {
   std::int64_t warmup = 0;  // steps
   double cooldown = 0.3;    // share of all steps, trapezoid only
   double floor = 0;         // lowest factor
-  double power = 1;         // of what is left of the descent: floor + (1 - floor) left^power
   bool end_reached = true;
+  double power = 1;  // of what is left of the descent: floor + (1 - floor) left^power
   bool operator==(const ScheduleConfig&) const = default;
 };
 

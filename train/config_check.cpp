@@ -8,6 +8,30 @@
 namespace spectrain {
 namespace {
 
+// Whether a rule has Newton-Schulz iterations, and runs them in float16.
+bool iterates_in_halves(RuleOptions rule) {
+  class Finder final : public OptionVisitor {
+   public:
+    void field(std::string_view name, const Field& field, const Range&, std::string_view) override {
+      const auto* choice = std::get_if<Choice>(&field);
+      found = found || (inside_ && name == "precision" && choice && choice->words[choice->get()] == "f16");
+    }
+    void section(std::string_view name, std::string_view,
+                 const std::function<void(OptionVisitor&)>& inside) override {
+      inside_ = name == "newton_schulz";
+      inside(*this);
+      inside_ = false;
+    }
+    bool found = false;
+
+   private:
+    bool inside_ = false;
+  };
+  Finder finder;
+  rule.describe(finder);
+  return finder.found;
+}
+
 class Checker {
  public:
   Checker(const RunConfig& config, const Places& places, const std::string& path)
@@ -79,8 +103,7 @@ class Checker {
                fmt::format("{} names the role \"{}\", which another group has already; each role belongs to "
                            "exactly one",
                            key, name_of(role)));
-      const auto* const muon = group.rule.get<MuonOptions>();
-      if (muon && muon->newton_schulz.precision == DType::f16 && c_.compute.device == Device::cpu)
+      if (iterates_in_halves(group.rule) && c_.compute.device == Device::cpu)
         fail({fmt::format("optimizer.{}.newton_schulz.precision", i), fmt::format("optimizer.{}", i)},
              "newton_schulz.precision f16 needs the CUDA device; f32 and bf16 run on the CPU");
     }

@@ -196,15 +196,25 @@ std::string Trainer::what_is_saved() const {
                           : "There is no checkpoint yet.";
 }
 
+Evaluation Trainer::evaluation() {
+  return evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_);
+}
+
 void Trainer::validate(std::int64_t step) {
   settle();
-  const Evaluation e = evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_);
+  Evaluation e = evaluation();
   if (!std::isfinite(e.loss))
     throw Error(fmt::format("step {}: the validation loss is {}; the first value that went bad is {}. {}",
                             step, e.loss, session_->evaluation().first_nonfinite(), what_is_saved()));
+  MetricsFields more = {{"val_tokens", e.tokens}};
+  if (optimizer_->has_average(step)) {
+    more.emplace_back("val_loss_last_weights", e.loss);
+    optimizer_->show_average();
+    e = evaluation();
+    optimizer_->restore_weights();
+  }
   remember(step, clock_.seconds(), e.loss);
-  MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, {}};
-  line.more.emplace_back("val_tokens", e.tokens);
+  MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, std::move(more)};
   if (first()) record(line);
 }
 

@@ -39,6 +39,7 @@ class Trainer {
  private:
   bool validates(std::int64_t step) const;
   void validate(std::int64_t step);  // Error when the loss is not finite
+  Evaluation evaluation();
   bool validated(std::int64_t step) const;
   void remember(std::int64_t step, double seconds, double loss);
   std::string what_is_saved() const;         // a sentence for the end of a failure's message

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/optim/json_options.h"
 #include "tests/optim/problem.h"
 
 namespace spectrain {
@@ -231,15 +232,36 @@ TEST(OptimizerGroups, RefusalsNameTheCulprit) {
   EXPECT_THAT(refusal(p, c), testing::AllOf(HasSubstr("group 3"), HasSubstr("names no parameters")));
 
   c = usual_config();
-  c.groups[2].rule = MuonOptions{};
-  EXPECT_THAT(refusal(p, c), testing::AllOf(HasSubstr("'h.0.norm'"), HasSubstr("not a matrix")));
+  c.groups[0].elementwise = MuonOptions{};
+  EXPECT_THAT(refusal(p, c), testing::AllOf(HasSubstr("muon"), HasSubstr("for matrices")));
+}
 
-  p.add("h.0.gate", {4, 16}, Role::hidden);
-  EXPECT_THAT(refusal(p, usual_config()), testing::AllOf(HasSubstr("'h.0.gate'"), HasSubstr("[4, 16]")));
-
-  Problem narrow("reference");
-  narrow.add("qkv", {32, 16}, Role::hidden, {24, 4, 4});
-  EXPECT_THAT(refusal(narrow, usual_config()), testing::AllOf(HasSubstr("'qkv'"), HasSubstr("its part")));
+// Vectors and slivers in a group of a matrix rule are its element-wise rule's, and the table says so.
+TEST(OptimizerGroups, WhatNoMatrixRuleTakesFallsToTheElementwiseRule) {
+  Problem p("reference");
+  const std::size_t gate = p.add("gate", {4, 16}, Role::hidden), vector = p.add("vector", {40}, Role::hidden),
+                    matrix = p.add("matrix", {16, 16}, Role::hidden),
+                    fused = p.add("qkv", {32, 16}, Role::hidden, {24, 4, 4}),
+                    filters = p.add("filters", {16, 3, 3, 3}, Role::hidden);
+  GroupConfig group{{Role::hidden}, MuonOptions{}};
+  group.elementwise = rule_from_json("lion", {{"lr", 0.25}});
+  Optimizer o(*p.backend, p.views(), {{group}});
+  const std::string table = o.describe();
+  EXPECT_THAT(table, testing::ContainsRegex("hidden +2 +688 +muon"));
+  EXPECT_THAT(table, testing::ContainsRegex("hidden \\(small\\) +3 +616 +lion +0.25"));
+  for (const std::size_t i : {gate, vector, matrix, fused, filters}) {
+    const Shape& shape = p.views()[i].value.shape;
+    Matrix ones(shape.rows(), shape.cols());
+    for (double& x : ones.a) x = 1;
+    p.set_gradient(i, ones);
+  }
+  EXPECT_EQ(o.step(0, 1).matrices, 2);
+  for (const std::size_t i : {gate, vector, fused})
+    for (const double w : host(*p.backend, p.views()[i].value)) EXPECT_EQ(w, -0.25);
+  // A filter bank is the matrix [16, 27]: of a matrix of ones the orthogonal factor is ones / sqrt(16 * 27).
+  const std::vector<double> w = host(*p.backend, p.views()[filters].value);
+  for (const double x : w) EXPECT_NEAR(x, w[0], 1e-12);
+  EXPECT_NEAR(w[0] / (-0.02 / std::sqrt(16.0 * 27.0)), 1, 0.15);
 }
 
 TEST(OptimizerGroups, OptionsOutOfRange) {

@@ -69,22 +69,27 @@ class Tables final : public KeyVisitor {
                         standard.empty() ? "" : '`' + standard + '`', escaped(meaning));
   }
   void section(std::string_view name, std::string_view meaning,
-               const std::function<void(KeyVisitor&)>& inside) override {
+               const std::function<void(OptionVisitor&)>& inside) override {
+    const std::string outer = inner_;
     if (depth_ == 0)
       heading(std::string(name), meaning);
     else
-      inner_ = std::string(name);
+      inner_ = key_path(inner_, name);
     ++depth_;
     inside(*this);
     --depth_;
-    inner_.clear();
+    inner_ = outer;
   }
   void groups(std::string_view name, std::string_view meaning, std::vector<GroupConfig>&) override {
     depth_ = 1;
-    for (GroupConfig& group : group_examples()) {
-      const bool muon = group.rule.get<MuonOptions>() != nullptr;
-      heading(fmt::format("{}, a group with rule: {}", name, muon ? "muon" : "adamw"), meaning);
-      describe(*this, group);
+    GroupConfig any{{}, MuonOptions{}};
+    heading(fmt::format("{}, every group", name), meaning);
+    describe_begin(*this, any);
+    describe_end(*this, any);
+    for (RuleOptions rule : all_rules()) {
+      heading(fmt::format("{}, a group with rule: {}", name, rule.info().name),
+              fmt::format("`{}` ({})", rule.info().formula, rule.info().source));
+      rule.describe(*this);
     }
     depth_ = 0;
   }
