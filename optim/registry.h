@@ -14,8 +14,12 @@
   rule(ademamix) \
   rule(adafactor) \
   rule(muon) \
+  rule(adamuon) \
+  rule(dion2) \
   rule(normuon) \
   rule(scion) \
+  rule(shampoo) \
+  rule(soap) \
   rule(spectral_descent)
 // clang-format on
 
