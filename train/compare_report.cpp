@@ -43,14 +43,17 @@ std::string csv(const std::vector<SummaryRow>& rows) {
   return text;
 }
 
-ordered_json run_object(const ComparedRuns& results, const ComparisonStatistics& all, std::size_t index) {
-  const ComparedRun& run = results.runs[index];
-  bool best = false;
-  for (const VariantStatistics& v : all.ranking)
-    if (v.best) {
-      const auto& runs = v.points[*v.best].runs;
-      best = best || std::find(runs.begin(), runs.end(), index) != runs.end();
-    }
+bool has_best_settings(const ComparisonStatistics& all, std::size_t index) {
+  for (const VariantStatistics& v : all.ranking) {
+    if (!v.best) continue;
+    const auto& runs = v.points[*v.best].runs;
+    if (std::find(runs.begin(), runs.end(), index) != runs.end()) return true;
+  }
+  return false;
+}
+
+ordered_json run_object(const ComparedRuns& results, const ComparisonStatistics& all, const ComparedRun& run,
+                        bool best, bool horizon) {
   ordered_json point = ordered_json::object(), curve = ordered_json::array();
   for (const auto& [name, value] : run.point) point[name] = number(value);
   for (const ValidationPoint& p : run.validation)
@@ -64,6 +67,7 @@ ordered_json run_object(const ComparedRuns& results, const ComparisonStatistics&
                          {"point", point},
                          {"seed", run.seed},
                          {"best_settings", best},
+                         {"other_budget", horizon},
                          {"diverged", diverged(run)},
                          {"final_loss", number(final_loss(run))},
                          {"steps", number(final_steps(run))},
@@ -90,8 +94,14 @@ ordered_json run_object(const ComparedRuns& results, const ComparisonStatistics&
 
 std::string json_lines(const ComparedRuns& results, const ComparisonStatistics& all) {
   std::string text;
+  const auto add = [&](const ComparedRun& run, bool best, bool horizon) {
+    text += run_object(results, all, run, best, horizon)
+                .dump(-1, ' ', false, ordered_json::error_handler_t::replace) +
+            "\n";
+  };
   for (std::size_t i = 0; i < results.runs.size(); ++i)
-    text += run_object(results, all, i).dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+    add(results.runs[i], has_best_settings(all, i), false);
+  for (const ComparedRun& run : results.horizons) add(run, false, true);
   return text;
 }
 

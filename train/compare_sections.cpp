@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 namespace spectrain {
@@ -94,19 +95,55 @@ std::string cost_table(const std::vector<SummaryRow>& rows) {
 std::string speed_up_words(const ComparedRuns& results, const ComparisonStatistics& all) {
   if (all.law)
     return fmt::format(
-        "Speed-up: how many times the tokens of the variant the tuned baseline {} needs for the same final "
-        "loss, by the law L(D) = {:.4g} D^-{:.3f} + {:.4f} fitted to its final losses at several budgets of "
-        "tokens D (largest residual {:.4f}).",
-        results.baseline, all.law->a, all.law->b, all.law->c, all.law->worst);
+        "Speed-up: how many times the tokens of the variant the baseline {} needs for the same final loss, "
+        "by "
+        "the law that its final losses with several budgets of tokens follow (below).",
+        results.baseline);
   return fmt::format(
-      "Speed-up, in tokens over the tuned baseline {}, is a bound here, for the baseline was trained for one "
-      "budget only. \"≥\": the variant's curve passes the baseline's final loss that much earlier, with its "
-      "learning rate not yet decayed; a schedule made for the shorter run would be there no later. \"≤\": "
+      "Speed-up, in tokens over the tuned baseline {}, is a bound here, for the baseline was trained for {}. "
+      "\"≥\": the variant's curve passes the baseline's final loss that much earlier, with its learning rate "
+      "not "
+      "yet decayed; with a schedule made for the shorter run it should be there no later. \"≤\": the "
+      "baseline's "
+      "curve passes the variant's final loss that early, in the same way. How far the true factor lies from "
       "the "
-      "baseline's curve passes the variant's final loss that early, in the same way. How much more it would "
-      "be "
-      "with runs of several budgets is not known.",
-      results.baseline);
+      "bound is not known.",
+      results.baseline,
+      all.budgets.size() < 3 ? "too few budgets of tokens" : "several budgets, but its losses follow no law");
+}
+
+// The law behind the speed-ups, so that a reader can judge it.
+std::vector<HtmlSection> law_section(const ComparedRuns& results, const ComparisonStatistics& all) {
+  if (all.budgets.size() < 2) return {};
+  std::string rows;
+  bool tuned = true;
+  for (const BudgetLoss& b : all.budgets) {
+    tuned = tuned && b.settings > 1;
+    rows += fmt::format("<tr><th scope=\"row\">{:.0f}</th>", b.tokens) + cell(loss_text(b.loss)) +
+            cell(fmt::format("{}", b.settings));
+    rows += cell(all.law ? loss_text(all.law->a * std::pow(b.tokens, -all.law->b) + all.law->c) : "-") +
+            "</tr>\n";
+  }
+  std::string body;
+  if (all.law)
+    body = paragraph(fmt::format(
+        "L(D) = {:.4g} D^-{:.3f} + {:.4f} for the final loss of {} after D tokens, by least squares; the "
+        "largest "
+        "residual is {:.4f}. A speed-up is the D at which this law has the variant's loss, divided by the "
+        "variant's tokens; beyond the budgets below it is an extrapolation.",
+        all.law->a, all.law->b, all.law->c, results.baseline, all.law->worst));
+  else
+    body =
+        paragraph(fmt::format("The final losses of {} are not enough for a law L(D) = a D^-b + c, or do not "
+                              "fall like one.",
+                              results.baseline));
+  if (!tuned)
+    body += paragraph(
+        "Not every budget was swept: where one setting was tried, it is the one that is best for the "
+        "budget of the comparison, and the baseline may do better there than shown.");
+  body += table({{"Tokens", true}, {"Final loss", false}, {"Settings tried", false}, {"By the law", false}},
+                "Budgets of the baseline", rows);
+  return {{"law", "The baseline with other budgets", body}};
 }
 
 HtmlSection summary_section(const ComparedRuns& results, const ComparisonStatistics& all,
@@ -278,6 +315,7 @@ std::vector<HtmlSection> report_sections(const ComparedRuns& results, const Comp
   };
   append(picture_sections(results, all));
   if (!all.comparisons.empty()) sections.push_back(differences_section(results, all));
+  append(law_section(results, all));
   sections.push_back(caution_section(results, all));
   sections.push_back(settings_section(results));
   append(diagnostic_sections(results, all));

@@ -149,23 +149,29 @@ std::vector<ValidationPoint> mean_curve(const std::vector<const ComparedRun*>& r
   return curve;
 }
 
-// Budgets of the baseline and the best mean loss at each.
-std::optional<ScalingLaw> baseline_law(const ComparedRuns& results, const VariantStatistics& baseline) {
+std::vector<BudgetLoss> baseline_budgets(const ComparedRuns& results, const VariantStatistics& baseline) {
   std::map<double, std::map<GridPoint, std::vector<double>>> losses;
   for (const ComparedRun& run : results.horizons)
     if (!diverged(run)) losses[final_tokens(run)][run.point].push_back(final_loss(run));
-  std::map<double, double> best;
+  losses.erase(baseline.tokens);
+  std::vector<BudgetLoss> budgets = {{baseline.tokens, baseline.loss.mean, baseline.points.size()}};
   for (const auto& [tokens, points] : losses) {
-    best[tokens] = kInfinity;
-    for (const auto& [point, values] : points) best[tokens] = std::min(best[tokens], estimate(values).mean);
+    BudgetLoss best{tokens, kInfinity, points.size()};
+    for (const auto& [point, values] : points) best.loss = std::min(best.loss, estimate(values).mean);
+    budgets.push_back(best);
   }
-  best[baseline.tokens] = baseline.loss.mean;
-  std::vector<double> x, y;
-  for (const auto& [tokens, loss] : best) {
-    x.push_back(tokens);
-    y.push_back(loss);
+  std::sort(budgets.begin(), budgets.end(),
+            [](const BudgetLoss& a, const BudgetLoss& b) { return a.tokens < b.tokens; });
+  return budgets;
+}
+
+std::optional<ScalingLaw> law_of(const std::vector<BudgetLoss>& budgets) {
+  std::vector<double> tokens, losses;
+  for (const BudgetLoss& b : budgets) {
+    tokens.push_back(b.tokens);
+    losses.push_back(b.loss);
   }
-  return fit_scaling_law(x, y);
+  return fit_scaling_law(tokens, losses);
 }
 
 SpeedUp speed_up(const ComparedRuns& results, const ComparisonStatistics& all, const VariantStatistics& v) {
@@ -295,7 +301,8 @@ ComparisonStatistics compare_statistics(const ComparedRuns& results) {
   const VariantStatistics baseline = all.ranking[*all.baseline];
   all.target_given = results.target > 0;
   all.target = all.target_given ? results.target : baseline.loss.mean;
-  if (baseline.best) all.law = baseline_law(results, baseline);
+  if (baseline.best) all.budgets = baseline_budgets(results, baseline);
+  all.law = law_of(all.budgets);
   for (VariantStatistics& v : all.ranking) {
     v.speed_up = speed_up(results, all, v);
     if (!v.best) continue;

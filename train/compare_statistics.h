@@ -80,13 +80,21 @@ struct VariantStatistics {
   bool claims_target = false;
 };
 
+// The baseline's final loss with some budget of tokens: the lowest mean of the settings that were tried
+// there.
+struct BudgetLoss {
+  double tokens = 0, loss = 0;
+  std::size_t settings = 0;  // tried there; 1: it was not tuned for this budget
+};
+
 struct ComparisonStatistics {
   double target = 0;  // the given one, or the baseline's final mean
   bool target_given = false;
-  std::optional<double> sigma;    // between seeds: given, or pooled over the best points of all variants
-  std::size_t sigma_degrees = 0;  // 0: given
-  double threshold = 0;           // of the track-3 rule, for that sigma
-  std::optional<ScalingLaw> law;
+  std::optional<double> sigma;      // between seeds: given, or pooled over the best points of all variants
+  std::size_t sigma_degrees = 0;    // 0: given
+  double threshold = 0;             // of the track-3 rule, for that sigma
+  std::vector<BudgetLoss> budgets;  // of the baseline, ascending; one alone without horizons
+  std::optional<ScalingLaw> law;    // through them, where they are enough
   // Best final mean first; then variants some of whose final runs diverged, then those without a final loss.
   std::vector<VariantStatistics> ranking;
   std::vector<Comparison> comparisons;  // each variant with the baseline, and neighbours in the ranking

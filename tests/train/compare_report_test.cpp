@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -105,6 +106,27 @@ TEST(CompareReport, SaysWhatAReaderMustKnow) {
         "optimizer.0.rule: muon (base adamw)", "2 cores", "0.1 (abc1234)", "at the end of the decay only",
         "is a bound here", "run: {name: base}"})
     EXPECT_THAT(page, HasSubstr(words));
+}
+
+TEST(CompareReport, ShowsTheLawBehindTheSpeedUps) {
+  ComparedRuns results = example_results();
+  for (const double share : {0.25, 0.5, 2.0}) {
+    results.horizons.push_back(example_run("adamw", 0.001, 1, 2 + 2.01 * std::pow(share, -0.5)));
+    for (ValidationPoint& p : results.horizons.back().validation) p.tokens *= share;
+  }
+  const ScratchDirectory dir;
+  write_report(results, dir.path());
+  if (have("python3")) {
+    EXPECT_EQ(complaints(dir), "");
+  }
+  const std::string page = contents_of(dir / "report.html");
+  for (const char* words : {"D^-0.500 + 2.0000", "Not every budget was swept", ">1.11×<", "extrapolation"})
+    EXPECT_THAT(page, HasSubstr(words));
+  EXPECT_THAT(page, Not(HasSubstr("is a bound here")));
+  EXPECT_THAT(contents_of(dir / "results.jsonl"), HasSubstr("\"other_budget\":true"));
+  for (ComparedRun& run : results.horizons) run.validation.back().loss = 4;
+  write_report(results, dir.path());
+  EXPECT_THAT(contents_of(dir / "report.html"), HasSubstr("do not fall like one"));
 }
 
 TEST(CompareReport, HeadlinesOfOtherOutcomes) {

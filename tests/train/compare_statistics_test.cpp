@@ -193,6 +193,10 @@ TEST(CompareStatistics, SpeedUpByTheBaselinesScalingLaw) {
   ASSERT_TRUE(all.law);
   EXPECT_NEAR(all.law->b, 0.5, 1e-5);
   EXPECT_NEAR(all.law->c, 2, 1e-4);
+  ASSERT_EQ(all.budgets.size(), 5u);
+  EXPECT_EQ(all.budgets[0].tokens, 25000);
+  EXPECT_NEAR(all.budgets[0].loss, 2 + 2.01 * 2, 1e-12);
+  EXPECT_EQ(all.budgets[0].settings, 2u);
   const SpeedUp& muon = named(results, all, "muon").speed_up;
   EXPECT_EQ(muon.kind, SpeedUp::Kind::fit);
   EXPECT_NEAR(muon.factor, std::pow(2.01 / 1.91, 2), 1e-4);
