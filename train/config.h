@@ -72,6 +72,16 @@ struct TrainSection {
   bool operator==(const TrainSection&) const = default;
 };
 
+// What is measured beside the loss (train/diagnostics.h).
+struct DiagnosticsSection {
+  std::int64_t every = 0;  // steps; 0: never
+  std::vector<std::string>
+      matrices;  // parameters whose spectra are measured: names, "*" at the end: all that begin so
+  std::int64_t spectrum = 16;  // singular values written of each, evenly chosen; 0: only their summary
+  bool deciles = false;        // validation loss by how frequent the token is
+  bool operator==(const DiagnosticsSection&) const = default;
+};
+
 struct DistributedSection {
   Sharding sharding = Sharding::owners;
   std::int64_t bucket_mib = 40;    // MiB of gradients that are sent together
@@ -89,6 +99,7 @@ struct RunConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainSection train;
+  DiagnosticsSection diagnostics;
   DistributedSection distributed;
 
   std::int64_t steps() const;  // of the whole run: train.steps, or ceil(train.tokens / batch.tokens)

@@ -166,6 +166,15 @@ void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
   v.field("tensorboard", &s.tensorboard, {}, "the same numbers as event files, for tensorboard --logdir");
 }
 
+void describe(OptionVisitor& v, DiagnosticsSection& s) {
+  v.field("every", &s.every, count_from(0), "steps between measurements; 0: none");
+  v.field("matrices", &s.matrices, {},
+          "parameters whose spectra are measured: names; with * at the end all that begin so");
+  v.field("spectrum", &s.spectrum, within(0, 4096),
+          "singular values written of each, evenly chosen; 0: a summary only");
+  v.field("deciles", &s.deciles, {}, "validation loss by how frequent the token is in the training data");
+}
+
 void describe(OptionVisitor& v, DistributedSection& s) {
   v.field("sharding", choice(s.sharding, kShardings), {},
           "owners: each matrix is updated by one rank; none: every rank updates everything");
@@ -247,6 +256,8 @@ void describe(KeyVisitor& v, RunConfig& c) {
             [&](OptionVisitor& inside) { describe(inside, c.schedule); });
   v.section("train", "length of the run and what happens on the way",
             [&](OptionVisitor& inside) { describe(inside, c.train, c.optimizer); });
+  v.section("diagnostics", "what is measured beside the loss",
+            [&](OptionVisitor& inside) { describe(inside, c.diagnostics); });
   v.section("distributed", "several ranks (train --ranks)",
             [&](OptionVisitor& inside) { describe(inside, c.distributed); });
 }
