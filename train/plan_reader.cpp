@@ -73,6 +73,12 @@ const ConfigNode* PlanReader::take(std::string_view key) {
 
 const ConfigNode& PlanReader::require(std::string_view key, std::string_view example) {
   if (const ConfigNode* node = take(key)) return *node;
+  // A slip of the finger is told from a key that nobody thought of.
+  const std::vector<std::string> wanted{std::string(key)};
+  for (const ConfigNode::Member& m : map_.members)
+    if (nearest(m.key, wanted) == key && std::find(known_.begin(), known_.end(), m.key) == known_.end())
+      throw RequestError(
+          fmt::format("{}: unknown key \"{}\"{}", m.place, key_path(m.key), did_you_mean(m.key, wanted)));
   throw RequestError(
       fmt::format("{}: {} is missing; give one, as in \"{}: {}\"", map_.place, key_path(key), key, example));
 }
