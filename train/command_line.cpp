@@ -329,6 +329,14 @@ void add_devices(CLI::App& app, Run& run) {
   command->callback([&run] { run = [] { return run_devices(); }; });
 }
 
+void add_optimizers(CLI::App& app, Run& run) {
+  CLI::App* command =
+      app.add_subcommand("optimizers", "List the update rules with defaults, memory, FLOPs and source");
+  const auto name = std::make_shared<std::string>();
+  command->add_option("rule", *name, "A rule, to list its keys")->type_name("RULE");
+  command->callback([=, &run] { run = [=] { return run_optimizers(*name); }; });
+}
+
 void add_data_threads(CLI::App& command, int& threads) {
   command.add_option("--threads", threads, "0: all cores this process may use")
       ->check(CLI::Range(0, 4096))
@@ -468,6 +476,7 @@ int run_command_line(int argc, const char* const* argv) {
   add_bench(app, run);
   add_plot(app, run);
   add_compare(app, run);
+  add_optimizers(app, run);
   add_devices(app, run);
 
   check_subcommand(app, argc, argv, 1, "spectrain");

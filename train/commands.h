@@ -81,6 +81,9 @@ struct PlotRequest {
 };
 int run_plot(const PlotRequest& request);
 
+// The update rules with defaults, memory, FLOPs and source; of one, its keys. RequestError for an unknown name.
+int run_optimizers(const std::string& name);
+
 // The devices of this machine, the CPU first; where there is no GPU, why.
 int run_devices();
 

@@ -24,6 +24,9 @@ void describe(OptionVisitor& v, GroupConfig& group);  // rule comes before the k
 void describe_begin(OptionVisitor& v, GroupConfig& group);
 void describe_end(OptionVisitor& v, GroupConfig& group);
 
+// The keys of one rule with defaults, types, ranges and meanings, as in key_reference().
+std::string rule_reference(const RuleOptions& rule);
+
 // The path of a key inside a section: "" and "train" give "train", "train" and "steps" give "train.steps".
 std::string key_path(std::string_view section, std::string_view name);
 

@@ -164,6 +164,13 @@ class Reference final : public KeyVisitor {
 
 }  // namespace
 
+std::string rule_reference(const RuleOptions& rule) {
+  Reference reference;
+  RuleOptions copy = rule;
+  copy.describe(reference);
+  return std::move(reference.text);
+}
+
 std::string to_yaml(const RunConfig& config, bool comments) {
   RunConfig copy = config;  // a visitor may write; this one only reads
   Writer writer(comments);
