@@ -17,12 +17,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Processes of this machine whose arguments name the directory.
-int processes_of(const std::string& directory) {
-  int count = 0;
+std::vector<pid_t> processes_of(const std::string& directory) {
+  std::vector<pid_t> found;
   std::error_code none;
   for (std::filesystem::directory_iterator it("/proc", none), end; !none && it != end; it.increment(none))
-    count += contents_of(it->path().string() + "/cmdline").find(directory) != std::string::npos ? 1 : 0;
-  return count;
+    if (contents_of(it->path().string() + "/cmdline").find(directory) != std::string::npos)
+      found.push_back(static_cast<pid_t>(std::stol(it->path().filename().string())));
+  return found;
 }
 
 // Whether the process has not ended yet; it stays there to be waited for.
@@ -32,9 +33,9 @@ bool lives(pid_t pid) {
 }
 
 bool ends_soon(const std::string& directory) {
-  for (int i = 0; i < 500 && processes_of(directory) > 0; ++i)
+  for (int i = 0; i < 500 && !processes_of(directory).empty(); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  return processes_of(directory) == 0;
+  return processes_of(directory).empty();
 }
 
 constexpr const char* kPlan = R"(
@@ -46,6 +47,21 @@ variants:
   - name: faster
     grid: {lr: {keys: [optimizer.0.lr, optimizer.1.lr], values: [0.01, 0.02]}}
 )";
+
+TEST(CompareKill, NoRunOutlivesIt) {
+  TinyComparison c("");
+  c.write_plan("parallel: 2\nvariants:\n  - name: a\n  - name: b\n    set: {optimizer.0.lr: 0.02}\n",
+               "train.steps: 1000000");
+  const pid_t pid = start_program(c.arguments(), c.tiny / "output");
+  const std::string configs = c.root() + "/configs/";
+  for (int i = 0; i < 1000 && processes_of(configs).size() < 2; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(processes_of(configs).size(), 2u);
+  kill(pid, SIGKILL);
+  wait_for(pid, c.tiny / "output");
+  EXPECT_TRUE(ends_soon(configs));
+  for (const pid_t left : processes_of(configs)) kill(left, SIGKILL);
+}
 
 TEST(CompareKill, AtAnyMomentLosesNoFinishedRun) {
   TinyComparison c("");
