@@ -271,6 +271,10 @@ std::vector<StateTensor> DistributedOptimizer::state_layout() const {
 
 std::vector<StateTensor> DistributedOptimizer::state() const { return impl_->optimizer->state(); }
 
+std::vector<MeasuredGroup> DistributedOptimizer::groups() const { return impl_->optimizer->groups(); }
+
+std::vector<MeasuredPart> DistributedOptimizer::parts() const { return impl_->optimizer->parts(); }
+
 std::string DistributedOptimizer::describe() const {
   std::string text = impl_->optimizer->describe();
   if (impl_->traffic) text += spectrain::describe(impl_->plan, impl_->backend.master());

@@ -79,6 +79,10 @@ class DistributedOptimizer {
   // The state this rank has, to be filled from a checkpoint.
   std::vector<StateTensor> state() const;
 
+  // As of Optimizer: the same groups on every rank; the parts are those this rank updates, with the sums of
+  // all ranks' gradients (of replicas everything, on each).
+  std::vector<MeasuredGroup> groups() const;
+  std::vector<MeasuredPart> parts() const;
   std::string describe() const;
   const ShardPlan* plan() const;  // null unless the work is shared by `owners`
 

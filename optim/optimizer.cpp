@@ -43,6 +43,7 @@ struct Optimizer::Impl {
   std::vector<Tensor> gradients;         // what the norm is over: every trained element once
   std::vector<StateTensor> state;
   std::unique_ptr<Buffer> total;  // of the squares, for step()
+  std::vector<MeasuredPart> measured;
 
   Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
        std::span<const Tensor> gradient_tensors, const OptimizerConfig& c)
@@ -61,6 +62,7 @@ struct Optimizer::Impl {
       for (std::size_t k = 0; k < layout.offsets[i].size(); ++k)
         part.state.push_back(memory->view(master, layout.shapes[i][k], layout.offsets[i][k]));
       gradients.push_back(part.gradient);
+      measured.push_back(measured_part(pieces[i], part));
       parts[pieces[i].group].push_back(std::move(part));
     }
     for (const StateRun& r : layout.runs) {
@@ -73,6 +75,17 @@ struct Optimizer::Impl {
       for (const Part& part : parts[g]) shapes.push_back(part.weight.shape);
       if (!shapes.empty()) plan.groups[g].rule->prepare(b, shapes);
     }
+  }
+
+  MeasuredPart measured_part(const Piece& piece, const Part& part) const {
+    const GroupPlan& group = plan.groups[piece.group];
+    const MemberPlan& member = group.members[piece.member];
+    const PartPlan& whole = member.parts[piece.part];
+    MeasuredPart out{member.parameter, piece.group,   whole.first_row * whole.shape.cols() + piece.first,
+                     part.weight,      part.gradient, {}};
+    const std::vector<StateSlot> slots = group.rule->state(piece.shape);
+    for (std::size_t k = 0; k < slots.size(); ++k) out.state.emplace_back(slots[k].name, part.state[k]);
+    return out;
   }
 };
 
@@ -179,6 +192,20 @@ std::vector<StateTensor> Optimizer::state_layout() const {
   for (auto& [parameter, tensor] : found) layout.push_back(std::move(tensor));
   return layout;
 }
+
+std::vector<MeasuredGroup> Optimizer::groups() const {
+  std::vector<MeasuredGroup> out;
+  for (const GroupPlan& g : impl_->plan.groups) {
+    MeasuredGroup group{{}, std::string(g.rule->name()), g.parameters};
+    for (const Role role : g.roles)
+      group.parameters += fmt::format("{}{}", group.parameters.empty() ? "" : ", ", name_of(role));
+    if (g.elementwise) group.parameters += " (small)";
+    out.push_back(std::move(group));
+  }
+  return out;
+}
+
+std::vector<MeasuredPart> Optimizer::parts() const { return impl_->measured; }
 
 std::string Optimizer::describe() const {
   return spectrain::describe(impl_->plan, impl_->config.clip, impl_->backend);

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -70,6 +71,21 @@ struct StateTensor {
   const Shape& whole_shape() const { return is_whole() ? tensor.shape : whole; }
 };
 
+// What this process updates of one parameter, for those who measure between steps: the optimizer's own
+// tensors, not to be written.
+struct MeasuredPart {
+  std::size_t parameter = 0;  // index among the parameters
+  std::size_t group = 0;      // into Optimizer::groups()
+  std::int64_t first = 0;     // element of the parameter that the weight begins with
+  Tensor weight, gradient;    // master, of the same shape; the gradient is that before clipping
+  std::vector<std::pair<std::string, Tensor>> state;  // {"momentum", ...}
+};
+// Parameters of the whole model that one rule updates.
+struct MeasuredGroup {
+  std::string parameters, rule;  // "hidden", "hidden (small)": what the group's rule cannot update; "muon"
+  std::int64_t numbers = 0;      // 0: the model has none
+};
+
 struct OptimizerPlan;
 struct Piece;
 
@@ -116,6 +132,8 @@ class Optimizer {
   std::vector<StateTensor> state() const;
   // Names, dtypes and whole shapes of all state of the model, without memory: of every rank's pieces.
   std::vector<StateTensor> state_layout() const;
+  std::vector<MeasuredGroup> groups() const;
+  std::vector<MeasuredPart> parts() const;  // of this process, every trained element once
   // The printed table: one line per group with roles, tensors, parameters, rule, lr, decay, bytes of state.
   std::string describe() const;
   // Bytes the constructor allocates for these parameters, from shapes alone: state, and the matrix rules'
