@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/error.h"
 #include "train/compare_pictures.h"
 #include "train/compare_sections.h"
 #include "train/gnuplot.h"
@@ -10,10 +9,12 @@
 namespace spectrain {
 namespace {
 
+// One that gnuplot refuses (its versions differ) costs a sentence, not the report of hours of training.
 std::string figure(const PictureScript& picture) {
   const GnuplotOutput output = run_gnuplot(picture.script);
   if (output.code != 0 || output.drawing.empty())
-    throw Error(fmt::format("gnuplot could not draw the picture '{}': {}", picture.title, output.words));
+    return fmt::format("<p>The picture \"{}\" could not be drawn; gnuplot says: {}</p>\n",
+                       html_escape(picture.title), html_escape(output.words));
   const std::string remark =
       picture.remark.empty() ? "" : fmt::format("<figcaption>{}</figcaption>\n", html_escape(picture.remark));
   return fmt::format(

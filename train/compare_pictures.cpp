@@ -149,13 +149,24 @@ PictureScript final_loss_picture(const ComparedRuns& results, const ComparisonSt
   std::vector<std::string> names, beyond;
   for (const VariantStatistics& v : all.ranking)
     if (v.best) means.push_back(v.loss.mean);
-  const LossRange range = loss_range(means, baseline_loss(all));
+  LossRange range = loss_range(means, baseline_loss(all));
+  const LossRange in_view = range;
+  for (const VariantStatistics& v : all.ranking) {
+    if (!v.best || !in_view.has(v.loss.mean)) continue;
+    const double se = v.loss.standard_error().value_or(0), room = 0.02 * (in_view.high - in_view.low);
+    std::vector<double> ends = final_losses(results, v);
+    ends.insert(ends.end(), {v.loss.mean - se, v.loss.mean + se});
+    for (const double end : ends) {
+      range.low = std::min(range.low, end - room);
+      range.high = std::max(range.high, end + room);
+    }
+  }
   std::string data, tics;
   PlotCommand plot;
   int row = 0;
   for (const VariantStatistics& v : all.ranking) {
     if (!v.best) continue;
-    if (!range.has(v.loss.mean)) {
+    if (!in_view.has(v.loss.mean)) {
       beyond.push_back(fmt::format("{} ({})", name_of(results, v), loss_text(v.loss.mean)));
       continue;
     }
@@ -221,7 +232,7 @@ PictureScript curve_picture(const ComparedRuns& results, const ComparisonStatist
                     ""};
   if (!beyond.empty()) out.remark = "Ends above the picture: " + joined(beyond) + ".";
   out.script = beginning(kWidth, curve_height(i));
-  out.script += fmt::format("set xlabel '{}' offset 0,0.4\nset ylabel 'validation loss (nats per token)'\n",
+  out.script += fmt::format("set xlabel '{}' offset 0,0.7\nset ylabel 'validation loss (nats per token)'\n",
                             unit.words);
   out.script += fmt::format("set yrange [{}:{}]\nset xrange [0:{}]\n", range.low, range.high,
                             x_high > 0 ? x_high / unit.divisor * 1.01 : 1);
@@ -282,7 +293,7 @@ PictureScript sensitivity_picture(const ComparedRuns& results, const ComparisonS
       "diverged, or ended above the picture.";
   out.script = beginning(kWidth, curve_height(lines.size()));
   out.script += fmt::format(
-      "set xlabel {} noenhanced offset 0,0.4\nset ylabel 'final validation loss'\nset yrange [{}:{}]\n",
+      "set xlabel {} noenhanced offset 0,0.7\nset ylabel 'final validation loss'\nset yrange [{}:{}]\n",
       gnuplot_text(axis), range.low, range.high);
   if (positive && x_high > 0)
     out.script += fmt::format("set logscale x\nset xrange [{}:{}]\n", x_low / 1.3, x_high * 1.3);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <set>
 #include <stdexcept>
+#include <vector>
 
 namespace spectrain {
 namespace {
@@ -13,27 +14,32 @@ struct Line {
   double a = 0, c = 0, squares = std::numeric_limits<double>::infinity();
 };
 
-// Best a and c for a given b, with budgets in units of `unit` so that powers stay near one.
+// Best a and c >= 0 for a given b, with budgets in units of `unit` so that powers stay near one.
 Line best_line(std::span<const double> tokens, std::span<const double> losses, double unit, double b) {
   const auto n = static_cast<double>(tokens.size());
-  double mean_x = 0, mean_y = 0;
+  double x1 = 0, y1 = 0, x2 = 0, xy = 0;
+  std::vector<double> x;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    mean_x += std::pow(tokens[i] / unit, -b) / n;
-    mean_y += losses[i] / n;
+    x.push_back(std::pow(tokens[i] / unit, -b));
+    x1 += x[i] / n;
+    y1 += losses[i] / n;
   }
-  double xx = 0, xy = 0;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    const double x = std::pow(tokens[i] / unit, -b) - mean_x;
-    xx += x * x;
-    xy += x * (losses[i] - mean_y);
+    x2 += (x[i] - x1) * (x[i] - x1);
+    xy += (x[i] - x1) * (losses[i] - y1);
   }
   Line line;
-  if (!(xx > 0)) return line;
-  line.a = xy / xx;
-  line.c = mean_y - line.a * mean_x;
+  if (!(x2 > 0)) return line;
+  line.a = xy / x2;
+  line.c = y1 - line.a * x1;
+  if (line.c < 0) {
+    // On the border the best a is that of a power law alone.
+    line.c = 0;
+    line.a = (xy + n * x1 * y1) / (x2 + n * x1 * x1);
+  }
   line.squares = 0;
   for (std::size_t i = 0; i < tokens.size(); ++i)
-    line.squares += std::pow(line.a * std::pow(tokens[i] / unit, -b) + line.c - losses[i], 2);
+    line.squares += std::pow(line.a * x[i] + line.c - losses[i], 2);
   return line;
 }
 
@@ -52,9 +58,11 @@ std::optional<ScalingLaw> fit_scaling_law(std::span<const double> tokens, std::s
   int best = 0;
   for (int i = 1; i <= kPlaces; ++i)
     if (squares(low + i * step) < squares(low + best * step)) best = i;
+  // At an end of the search there is no minimum: the losses bend in a way that no such law does.
+  if (best == 0 || best == kPlaces) return std::nullopt;
   // Golden sections of the two places around the best one.
   const double golden = (std::sqrt(5.0) - 1) / 2;
-  double from = low + std::max(best - 1, 0) * step, to = low + std::min(best + 1, kPlaces) * step;
+  double from = low + (best - 1) * step, to = low + (best + 1) * step;
   for (int i = 0; i < 80; ++i) {
     const double width = golden * (to - from);
     if (squares(to - width) < squares(from + width))

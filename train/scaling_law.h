@@ -6,7 +6,8 @@
 namespace spectrain {
 
 // L(D) = a D^-b + c: final losses of runs whose budgets of tokens D differ and whose learning rates have
-// decayed at the end of each. D in tokens, a, b > 0.
+// decayed at the end of each. D in tokens, a, b > 0, c >= 0:
+// no cross entropy is negative.
 struct ScalingLaw {
   double a = 0, b = 0, c = 0;
   double worst = 0;  // largest absolute residual

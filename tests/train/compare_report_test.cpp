@@ -69,6 +69,7 @@ TEST(CompareReport, PageIsWellFormedAndItsNumbersAreThoseOfTheTable) {
     const ScratchDirectory dir;
     write_report(results, dir.path());
     EXPECT_EQ(complaints(dir), "") << results.name;
+    EXPECT_THAT(contents_of(dir / "report.html"), Not(HasSubstr("could not be drawn")));
   }
   EXPECT_FALSE(fs::exists("written-by-gnuplot"));
 }
@@ -234,6 +235,18 @@ TEST(CompareReport, WithoutGnuplotThereIsAPageWithoutPictures) {
     EXPECT_EQ(count, 6u);
     EXPECT_THAT(drawn, HasSubstr("Crosses at the top"));
   }
+}
+
+TEST(CompareReport, APictureThatFailsIsASentence) {
+  const ScratchDirectory dir, bin;
+  put_contents(bin / "gnuplot", "#!/bin/sh\necho 'no <such> option' >&2; exit 1\n");
+  fs::permissions(bin / "gnuplot", fs::perms::owner_all);
+  const std::string path = std::getenv("PATH");
+  setenv("PATH", (bin.path() + ":" + path).c_str(), 1);
+  write_report(example_results(), dir.path());
+  setenv("PATH", path.c_str(), 1);
+  EXPECT_THAT(contents_of(dir / "report.html"),
+              HasSubstr("could not be drawn; gnuplot says: no &lt;such&gt; option"));
 }
 
 TEST(CompareReport, FilesAreWholeOrNotThere) {

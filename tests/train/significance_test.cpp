@@ -170,6 +170,17 @@ TEST(ScalingLaw, WithNoiseIsNearEnoughToSayASpeedUp) {
   EXPECT_NEAR(tokens_for(*law, 400 * std::pow(6e7, -0.3) + 2) / 6e7, 1, 0.01);
 }
 
+// Losses that fall by more with every doubling: a free c would run away below zero, and b with it.
+TEST(ScalingLaw, HasNoNegativeFloor) {
+  const double tokens[] = {5120, 10240, 20480}, losses[] = {7.2248, 6.6866, 5.9981};
+  const auto law = fit_scaling_law(tokens, losses);
+  ASSERT_TRUE(law);
+  EXPECT_EQ(law->c, 0);
+  // Of SciPy's least_squares for a D^-b.
+  EXPECT_NEAR(law->b, 0.1328316164858565, 1e-7);
+  EXPECT_NEAR(law->worst, 0.06871649302620497, 1e-6);
+}
+
 TEST(ScalingLaw, NeedsThreeBudgetsAndLossesThatFall) {
   const double tokens[] = {1, 2, 4}, same[] = {2, 2, 2}, rising[] = {3, 4, 5}, falling[] = {5, 4, 3.5};
   EXPECT_FALSE(fit_scaling_law(same, falling));
