@@ -289,6 +289,10 @@ class TokenKernels {
   virtual void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab,
                              const Softcap& cap, double gradient_scale, const Tensor& losses,
                              const Tensor& dlogits) = 0;
+  // targets[r] = a token drawn from softmax(cap(logits[r, :vocab])) with the random numbers of `key` that belong
+  // to row first + r (sample_token.h), where it is not -1. logits and targets as in cross_entropy.
+  virtual void sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap, RandomKey key,
+                              std::int64_t first, const Tensor& targets) = 0;
 
  protected:
   ~TokenKernels() = default;

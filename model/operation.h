@@ -12,6 +12,13 @@
 
 namespace spectrain {
 
+// Labels that the model draws itself, in the place of the targets: token r of the pass with the random numbers of
+// row first + r.
+struct SampledLabels {
+  RandomKey key;
+  std::int64_t first = 0;
+};
+
 // Everything one execution reads and writes. Entries an execution does not need hold empty tensors.
 struct Run {
   Backend* backend = nullptr;
@@ -23,6 +30,7 @@ struct Run {
   std::vector<std::uint8_t> accumulate;         // per input: add to din instead of overwriting it
   Tensor workspace;                             // workspace_bytes() bytes, as i32
   double gradient_scale = 1;                    // of the loss
+  const SampledLabels* sampled = nullptr;       // a loss replaces its targets first
 };
 
 struct ValueSpec {

@@ -58,6 +58,9 @@ class CrossEntropy final : public Operation {
     each_chunk(r, [&](std::int64_t first, std::int64_t count, const Tensor& logits, const Tensor& dlogits) {
       const Tensor x = r.in[0].slice_rows(first, count);
       r.backend->linear(x, *r.prepared[1], r.in[2], Activation::none, {}, logits);
+      if (r.sampled)
+        r.backend->sample_targets(logits, vocab_, cap_, r.sampled->key, r.sampled->first + first,
+                                  entries(r.in[3], first, count));
       r.backend->cross_entropy(logits, entries(r.in[3], first, count), vocab_, cap_, r.gradient_scale,
                                entries(r.out[0], first, count), dlogits);
       if (r.din[1]) r.backend->linear_backward_weight(dlogits, x, r.din[1], r.accumulate[1] || !first_chunk);

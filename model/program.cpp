@@ -328,6 +328,15 @@ void Program::forward_backward(double gradient_scale, bool accumulate) {
   });
 }
 
+void Program::forward_backward_sampled(double gradient_scale, bool accumulate, const SampledLabels& labels) {
+  Impl& m = *impl_;
+  if (!m.options.training) throw std::logic_error("this program was made for evaluation only");
+  for (Step& s : m.steps) s.run.sampled = &labels;
+  m.begin_pass(gradient_scale, accumulate);
+  m.play_all();
+  for (Step& s : m.steps) s.run.sampled = nullptr;
+}
+
 void Program::add_result_to(const Tensor& total) { impl_->backend.add_sum(impl_->result_tensor, total); }
 
 Tensor Program::result() const { return impl_->result_tensor; }

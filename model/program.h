@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "model/operation.h"
 #include "model/tape.h"
 
 namespace spectrain {
@@ -101,6 +102,10 @@ class Program {
   // Gradients of gradient_scale * sum(losses) go into the parameters' gradients: overwritten when !accumulate
   // (first micro-batch), added otherwise.
   void forward_backward(double gradient_scale, bool accumulate);
+
+  // The same with labels drawn from the model's own distribution in the place of the inputs' targets, which are
+  // overwritten: gradients for estimates of the curvature. Never recorded.
+  void forward_backward_sampled(double gradient_scale, bool accumulate, const SampledLabels& labels);
 
   // A backend that can record work (kernels/backend.h, record()) does a pass of a kind in the ordinary way
   // the first time, and replays it from the second on; with hooks, which are called in between, never.

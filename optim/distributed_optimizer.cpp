@@ -83,6 +83,27 @@ struct DistributedOptimizer::Impl {
     reduced[i] = 1;
   }
 
+  // The gradients of all ranks together, where this rank's part of them is.
+  void finish_gradients() {
+    releasing = false;
+    if (collectives.ranks() == 1) return;
+    if (traffic) {
+      traffic->finish_gradients();
+      return;
+    }
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      if (!reduced[i]) reduce_replica(i);
+    for (const Event e : pending_replicas) collectives.wait(e);
+  }
+
+  // Of this rank's part of the gradients, into total [1]: what ranks have to add.
+  void add_squares(const Tensor& total) {
+    backend.fill(total, 0);
+    optimizer->add_gradient_squares(total);
+    // Replicas have the whole gradient, each of them.
+    if (collectives.ranks() > 1 && !traffic && collectives.rank() > 0) backend.fill(total, 0);
+  }
+
   // Weights that have changed, to the programs of all ranks.
   void publish() {
     if (traffic)
@@ -153,29 +174,34 @@ void DistributedOptimizer::release_gradients() {
   if (m.traffic) m.traffic->begin();
 }
 
+bool DistributedOptimizer::wants_sampled_gradient(std::int64_t step) const {
+  return impl_->optimizer->wants_sampled_gradient(step);
+}
+
+void DistributedOptimizer::observe_sampled(std::int64_t step, double lr_factor, double tokens) {
+  Impl& m = *impl_;
+  m.finish_gradients();
+  const Tensor total = m.entries(0, 1);
+  m.add_squares(total);
+  if (m.collectives.ranks() > 1)
+    m.collectives.wait(m.collectives.all_reduce(total, Reduce::sum, "the norm of a sampled gradient"));
+  double squares = 0;
+  m.backend.copy_to_host(&squares, total);
+  m.collectives.check();
+  if (std::isfinite(squares)) m.optimizer->observe_sampled(step, lr_factor, tokens);
+}
+
 StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const Tensor& loss_sum,
                                       std::span<double> sums, StepSums& losses) {
   Impl& m = *impl_;
   if (sums.size() > Impl::kMostSums) throw std::logic_error("DistributedOptimizer::step: too many sums");
-  m.releasing = false;
   const bool several = m.collectives.ranks() > 1;
-  if (several) {
-    if (m.traffic) {
-      m.traffic->finish_gradients();
-    } else {
-      for (std::size_t i = 0; i < m.parameters.size(); ++i)
-        if (!m.reduced[i]) m.reduce_replica(i);
-      for (const Event e : m.pending_replicas) m.collectives.wait(e);
-    }
-  }
+  m.finish_gradients();
   // In one message, and read by the host at one time: squares, loss, the caller's sums; this rank's loss.
   enum { kSquares, kLoss, kSums };
   const auto count = static_cast<std::int64_t>(kSums + sums.size());
   const Tensor all = m.scalars->view(DType::f64, {count + 1}), added = m.entries(0, count);
-  m.backend.fill(m.entries(kSquares, 1), 0);
-  m.optimizer->add_gradient_squares(m.entries(kSquares, 1));
-  if (several && !m.traffic && m.collectives.rank() > 0)
-    m.backend.fill(m.entries(kSquares, 1), 0);  // replicas have the whole gradient already, each of them
+  m.add_squares(m.entries(kSquares, 1));
   m.backend.copy(loss_sum, m.entries(kLoss, 1));
   m.backend.copy(loss_sum, m.entries(count, 1));
   if (!sums.empty())

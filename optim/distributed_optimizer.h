@@ -47,6 +47,10 @@ class DistributedOptimizer {
 
   // Before the last micro-batch of a step: gradients that it completes may leave.
   void release_gradients();
+  // Between such passes: the sum over ranks of the gradients that were made of sampled labels (rule.h,
+  // observe_sampled), `tokens` of them together. Where it is not finite it is passed over.
+  bool wants_sampled_gradient(std::int64_t step) const;
+  void observe_sampled(std::int64_t step, double lr_factor, double tokens);
   // After it. The loss (loss_sum [1] f64, in the backend's memory) and what the caller puts into `sums`
   // (votes) are added over ranks with the same message as the squares of the gradient; loss and sums are here
   // on return. The host waits for the device once, between the backward pass and the update: what it then

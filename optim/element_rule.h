@@ -49,6 +49,9 @@ class ElementRule : public UpdateRule {
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
 
+ protected:
+  Backend& backend() const { return *backend_; }
+
  private:
   void write_formula();
 

@@ -13,6 +13,7 @@
   rule(adamw) \
   rule(ademamix) \
   rule(adafactor) \
+  rule(sophia) \
   rule(muon) \
   rule(adamuon) \
   rule(dion2) \

@@ -53,6 +53,8 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
                                                       collectives_, options);
   session_->set_hooks(optimizer_->hooks());  // all memory is taken now, not an hour into the run
   loss_memory_ = backend_->allocate(sizeof(double), "the loss of a step");
+  diagnostics_ =
+      std::make_unique<Diagnostics>(*backend_, collectives_, session_->parameters(), *optimizer_, config_);
   optimizer_->initialize(config_.run.seed);
   const auto micro_tokens = static_cast<std::size_t>(session_->micro_batch() * config_.batch.context);
   tokens_.resize(micro_tokens);
@@ -197,7 +199,12 @@ std::string Trainer::what_is_saved() const {
 }
 
 Evaluation Trainer::evaluation() {
-  return evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_);
+  EachLoss each;
+  if (DecileLosses* deciles = diagnostics_->deciles()) {
+    deciles->begin();
+    each = [deciles](auto targets, auto losses) { deciles->add(targets, losses); };
+  }
+  return evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_, each);
 }
 
 void Trainer::validate(std::int64_t step) {
@@ -215,7 +222,36 @@ void Trainer::validate(std::int64_t step) {
   }
   remember(step, clock_.seconds(), e.loss);
   MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, e.loss, std::move(more)};
+  if (diagnostics_->deciles()) line.diagnostics = diagnostics_->decile_record();
   if (first()) record(line);
+}
+
+// Between the clock's seconds, as validations are.
+void Trainer::measure(std::int64_t step) {
+  settle();
+  MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, {}, {}};
+  line.diagnostics = diagnostics_->measure();
+  if (first()) metrics_->write(line);
+}
+
+void Trainer::read_micro_batch(std::int64_t step, std::int64_t first) {
+  data_->read(step, first, session_->micro_batch(), tokens_, targets_);
+  session_->training().set_input("tokens", tokens_);
+  session_->training().set_input("targets", targets_);
+}
+
+void Trainer::forward_backward_sampled(std::int64_t step) {
+  const std::int64_t sequences = session_->micro_batch(), micros = micro_batches();
+  const std::int64_t begin = collectives_.rank() * micros * sequences;
+  const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
+  // Labels depend on the seed, the step and their place in the step's batch, not on who draws them.
+  const RandomKey key{config_.run.seed, stream_of("sampled labels") + static_cast<std::uint64_t>(step)};
+  for (std::int64_t micro = 0; micro < micros; ++micro) {
+    const std::int64_t first = begin + micro * sequences;
+    read_micro_batch(step, first);
+    if (micro + 1 == micros) optimizer_->release_gradients();
+    session_->training().forward_backward_sampled(scale, micro > 0, {key, first * config_.batch.context});
+  }
 }
 
 void Trainer::forward_backward(std::int64_t step) {
@@ -224,13 +260,11 @@ void Trainer::forward_backward(std::int64_t step) {
   const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
   backend_->fill(loss_sum(), 0);
   for (std::int64_t micro = 0; micro < micros; ++micro) {
-    data_->read(step, begin + micro * sequences, sequences, tokens_, targets_);
+    read_micro_batch(step, begin + micro * sequences);
     if (micro + 1 < micros)
       data_->prefetch(step, begin + (micro + 1) * sequences, sequences);
     else
       data_->prefetch(step + 1, begin, sequences);
-    session_->training().set_input("tokens", tokens_);
-    session_->training().set_input("targets", targets_);
     if (micro + 1 == micros) optimizer_->release_gradients();
     session_->training().forward_backward(scale, micro > 0);
     session_->training().add_result_to(loss_sum());
@@ -253,9 +287,13 @@ void Trainer::train_step(std::int64_t step) {
   const double before = clock_.seconds();
   const Traffic begin = collectives_.traffic();
   clock_.start();
+  const double factor = schedule_factor(config_.schedule, step, steps_);
+  if (optimizer_->wants_sampled_gradient(step)) {
+    forward_backward_sampled(step);
+    optimizer_->observe_sampled(step, factor, static_cast<double>(config_.batch.tokens));
+  }
   forward_backward(step);
   double votes[] = {InterruptGuard::raised() ? 1.0 : 0.0};
-  const double factor = schedule_factor(config_.schedule, step, steps_);
   DistributedOptimizer::StepSums losses;
   const StepReport report = optimizer_->step(step, factor, loss_sum(), votes, losses);
   check_losses(step + 1, losses);
@@ -389,8 +427,14 @@ void Trainer::run() {
     if (validates(step) && !validated(step)) validate(step);
     const std::int64_t check = config_.distributed.check_every;
     if (check > 0 && step > first_step_ && step % check == 0) optimizer_->compare_weights(step);
+    const bool measures = diagnostics_->due(step + 1);
+    if (measures) {
+      settle();
+      diagnostics_->remember_weights();
+    }
     train_step(step);
     ++step;
+    if (measures && last_skipped_ != step) measure(step);
     const std::int64_t every = config_.train.checkpoint.every;
     if (every > 0 && step % every == 0 && step < steps_) save(step);
   }

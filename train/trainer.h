@@ -11,6 +11,7 @@
 #include "train/clock.h"
 #include "train/commands.h"
 #include "train/config.h"
+#include "train/diagnostics.h"
 #include "train/launch.h"
 #include "train/metrics.h"
 #include "train/progress.h"
@@ -39,11 +40,16 @@ class Trainer {
  private:
   bool validates(std::int64_t step) const;
   void validate(std::int64_t step);  // Error when the loss is not finite
+  void measure(std::int64_t step);
   Evaluation evaluation();
   bool validated(std::int64_t step) const;
   void remember(std::int64_t step, double seconds, double loss);
-  std::string what_is_saved() const;         // a sentence for the end of a failure's message
-  void forward_backward(std::int64_t step);  // this rank's share of the step's batch; its loss to loss_sum()
+  std::string what_is_saved() const;  // a sentence for the end of a failure's message
+  // This rank's share of the step's batch; its loss to loss_sum(). Or the same with labels that the model
+  // draws.
+  void forward_backward(std::int64_t step);
+  void forward_backward_sampled(std::int64_t step);
+  void read_micro_batch(std::int64_t step, std::int64_t first);
   void check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses);
   void settle();
   Tensor loss_sum() const { return loss_memory_->view(DType::f64, {1}); }
@@ -81,6 +87,7 @@ class Trainer {
   Backend* backend_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<DistributedOptimizer> optimizer_;
+  std::unique_ptr<Diagnostics> diagnostics_;
   std::unique_ptr<Buffer> loss_memory_;
   std::unique_ptr<RunDirectory> directory_;
   std::unique_ptr<MetricsWriter> metrics_;

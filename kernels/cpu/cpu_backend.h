@@ -72,13 +72,15 @@ class CpuBackend final : public Backend {
   void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
                           const Tensor& out, const Tensor& lse, const Tensor& dqkv) override;
 
-  // embedding.cpp, cross_entropy.cpp
+  // embedding.cpp, cross_entropy.cpp, sample_targets.cpp
   void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions, std::int64_t context,
                  const Tensor& out) override;
   void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context, const Tensor& dtable,
                           const Tensor& dpositions) override;
   void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
                      double gradient_scale, const Tensor& losses, const Tensor& dlogits) override;
+  void sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap, RandomKey key,
+                      std::int64_t first, const Tensor& targets) override;
 
   // update.cpp
   void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m, const Tensor& v) override;

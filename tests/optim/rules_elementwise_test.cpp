@@ -79,6 +79,14 @@ struct Training {
   void set(const Tensor& t, const std::vector<double>& values) { write(*problem.backend, t, values); }
   std::vector<double> weights() { return host(*problem.backend, problem.views()[0].value); }
   void step(int t) {
+    if (optimizer->wants_sampled_gradient(t)) {
+      std::vector<double> sampled;
+      for (std::int64_t i = 0; i < n; ++i)
+        sampled.push_back(fixture_noise(500 + static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(i)) /
+                          8);
+      set(problem.views()[0].gradient, sampled);
+      optimizer->observe_sampled(t, factor_at(t), 640);
+    }
     set(problem.views()[0].gradient, gradient_at(t, n));
     optimizer->step(t, factor_at(t));
   }
@@ -169,6 +177,7 @@ TEST(ElementRules, StateIsWhatIsStated) {
   EXPECT_EQ(numbers("lion", json::object(), {6, 9}), 54);
   EXPECT_EQ(numbers("adam", json::object(), {6, 9}), 108);
   EXPECT_EQ(numbers("ademamix", json::object(), {6, 9}), 162);
+  EXPECT_EQ(numbers("sophia", json::object(), {6, 9}), 108);
   EXPECT_EQ(numbers("adafactor", json::object(), {6, 9}), 15);
   EXPECT_EQ(numbers("adafactor", json::object(), {9}), 9);
 }

@@ -96,6 +96,8 @@ class ReferenceBackend final : public Backend {
                           const Tensor& dtable, const Tensor& dpositions) override;
   void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
                      double gradient_scale, const Tensor& losses, const Tensor& dlogits) override;
+  void sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap, RandomKey key,
+                      std::int64_t first, const Tensor& targets) override;
 
   // reference_attention.cpp
   void qk_transform(const HeadLayout& layout, const QkTransform& t, const Tensor& in, const Tensor& out,

@@ -225,4 +225,23 @@ void ReferenceBackend::cross_entropy(const Tensor& logits, const Tensor& targets
   }
 }
 
+void ReferenceBackend::sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap,
+                                      RandomKey key, std::int64_t first, const Tensor& targets) {
+  const std::int64_t R = logits.rows(), V = logits.cols(), blocks = (vocab + 3) / 4;
+  for (std::int64_t r = 0; r < R; ++r) {
+    std::int32_t& target = targets.as<std::int32_t>()[r];
+    if (target < 0) continue;
+    double best = -INFINITY;
+    for (std::int64_t v = 0; v < vocab; ++v) {
+      const std::uint32_t word = random_u32(key, static_cast<std::uint64_t>(4 * (first + r) * blocks + v));
+      const double u = (static_cast<double>(word >> 9) + 0.5) / 8388608.0;
+      const double score = capped(cap, logits.as<double>()[r * V + v]).value - std::log(-std::log(u));
+      if (score > best) {
+        best = score;
+        target = static_cast<std::int32_t>(v);
+      }
+    }
+  }
+}
+
 }  // namespace spectrain
