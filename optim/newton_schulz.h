@@ -35,7 +35,7 @@
 //
 // Cost with n the short side, m the long, T steps, in FLOPs when the backend computes one triangle of the
 // products that are symmetric:
-//   standard  T (3 m/n + 1) n^3                           5 steps: 20 n^3 square, 65 n^3 at 1:4
+//   standard  T (3 m/n + 1) n^3, T 3 m/n n^3 where c = 0    5 steps: 20 n^3 square, 65 n^3 at 1:4
 //   gram      (3 m/n r + 4 T - 3 r) n^3, r = restarts + 1   38 n^3 at 1:4 in f16, 47 n^3 in bf16
 // Bound by matrix products; at 0.5M tokens per step well below 1% of a 124M model's training.
 
@@ -51,6 +51,7 @@ struct NewtonSchulzScheme {
   double safety;               // the norm is multiplied by it, so that rounding cannot push a value above 1
   int steps;                   // as published
   std::vector<Quintic> table;  // step i uses the i-th, later steps the last
+  bool row_sums = false;       // the short side's rows are scaled apart before the first step: aol, below
 };
 
 // keller             one quintic five times: values of at least 1.6e-3 ||M|| land in 0.68 .. 1.21 (K. Jordan
@@ -61,6 +62,23 @@ struct NewtonSchulzScheme {
 // exact              1 to rounding above 1e-3 ||M||; 12 steps     (modded-nanogpt track 3)
 // polar_express_105  0.729 .. 1.124 above 1e-3 ||M||: Amsel et al.'s polynomials for values up to 1.05, the
 //                    margin that the Gram form was published with
+// polar_express_101  0.840 .. 1.124 above 1e-3 ||M||; 6 steps: 0.9935 .. 1.0012, 8: 1 to rounding. The same
+//                    for values up to 1.01, their published margin
+// cans               0.884 .. 1.120 above 1e-3 ||M||    (Grishina et al. 2025, 2506.10935)
+// cubic5             0.774 .. 1.300 above 1e-2 ||M||, 0.119 below; without A^2, which saves n^3 FLOPs a step
+//                    (2606.00371)
+// cubic              X = 1.5 X - 0.5 X X^T X, 15 steps: 1 above 1e-2 ||M||, 0.417 above 1e-3; 30: 1 to
+//                    rounding there too (Bjorck and Bowie 1971). Without A^2
+// pade               15/8, -10/8, 3/8, 12 steps: 0.981 .. 1 above 1e-3 ||M||. The limit of polar_express
+// deepseek_v4        eight steps of keller, then two of exact: 1 .. 1.0005 above 1e-3 ||M|| (DeepSeek-V4)
+// aol                4 steps after X = diag(s) M, s_i = (sum over j of |M M^T|_ij)^(-1/2), in place of the
+//                    Frobenius norm (Boissin et al. 2025, Turbo-Muon, 2512.04632; Prach and Lampert 2022),
+//                    with the coefficients of the authors' code: 0.866 .. 1.085 for values of X in 0.01 ..
+//                    0.87. Beware: above 0.884 the first step turns the sign, and values come out at -1.08 ..
+//                    -0.98. No value of X is above 1, but the first of a matrix with one dominant direction
+//                    is near it (0.97 of a 768 x 768 matrix with singular values 1/i; 0.41 of a Gaussian
+//                    one): such an update climbs along that direction. For comparisons, not for a first
+//                    choice
 const NewtonSchulzScheme& scheme(NewtonSchulzTable table);
 
 // The quintics of the steps asked for. Fewer than the table has: its first; more: the last is repeated.
@@ -91,9 +109,9 @@ class NewtonSchulz final : public MatrixStage {
 
  private:
   // Elements of the stage's memory: the iterate, squares that both forms need, squares that the Gram form
-  // needs beside them.
+  // needs beside them, sums of rows.
   struct Extent {
-    std::int64_t iterate = 0, squares = 0, gram_squares = 0;
+    std::int64_t iterate = 0, squares = 0, gram_squares = 0, sums = 0;
   };
   Extent extent(std::span<const Shape> batches) const;
   bool in_gram_form(std::int64_t rows, std::int64_t cols) const;
@@ -103,13 +121,17 @@ class NewtonSchulz final : public MatrixStage {
   // one that holds the result.
   Tensor standard(Tensor x, Tensor y);
   Tensor gram(Tensor x, Tensor y);
+  void scale_rows(const Tensor& x);
 
   DType precision_;
   NewtonSchulzForm form_;
   double safety_;
+  bool row_sums_;
   std::vector<Quintic> quintics_;
+  Formula magnitudes_, scaled_;
   Backend* backend_ = nullptr;
   std::unique_ptr<Buffer> x_, gram_, polynomial_, factor_, spare_;  // the last two for the Gram form alone
+  std::unique_ptr<Buffer> sums_;                                    // for row_sums alone
 };
 
 }  // namespace spectrain
