@@ -27,6 +27,7 @@ struct Setting {
   int steps = 4;
   bool adamw_only = false;
   int separate = 0;  // gradients made one by one and then added in order; ranks is 1
+  RuleOptions hidden = MuonOptions{};
 };
 
 TransformerConfig model(bool tied) {
@@ -47,7 +48,7 @@ OptimizerConfig rules(const Setting& s) {
     c.groups.push_back(
         {{Role::hidden, Role::embedding, Role::head, Role::gain, Role::bias, Role::scalar}, AdamWOptions{}});
   } else {
-    c.groups.push_back({{Role::hidden}, MuonOptions{}});
+    c.groups.push_back({{Role::hidden}, s.hidden});
     AdamWOptions adamw;
     adamw.weight_decay = 0.1;
     c.groups.push_back({{Role::embedding, Role::head, Role::gain, Role::bias, Role::scalar}, adamw});
@@ -203,6 +204,18 @@ TEST_P(Ranks, MakeTheBitsOfOneProcessThatAddsInTheirOrder) {
       s.sharding = Sharding::replicas;
       expect_same_bits(train(s), one);
     }
+}
+
+// Every rule for matrices sees whole ones, whoever owns them.
+TEST(DistributedRules, MakeTheBitsOfOneProcess) {
+  for (const RuleOptions& rule : all_rules()) {
+    if (!rule.info().matrices && rule.info().name != "scion") continue;
+    SCOPED_TRACE(rule.info().name);
+    Setting s{.ranks = 2, .steps = 6, .hidden = rule};
+    const Outcome shared = train(s), one = alone_in_order(s);
+    expect_same_bits(shared, one);
+    EXPECT_EQ(shared.state_numbers, one.state_numbers);
+  }
 }
 
 TEST_P(Ranks, SharedEqualsReplicatedWithAccumulationAndClipping) {
