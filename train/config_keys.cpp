@@ -167,12 +167,13 @@ void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
 }
 
 void describe(OptionVisitor& v, DiagnosticsSection& s) {
-  v.field("every", &s.every, count_from(0), "steps between measurements; 0: none");
+  v.field("every", &s.every, count_from(0), "steps between measurements of groups and matrices; 0: none");
   v.field("matrices", &s.matrices, {},
           "parameters whose spectra are measured: names; with * at the end all that begin so");
   v.field("spectrum", &s.spectrum, within(0, 4096),
           "singular values written of each, evenly chosen; 0: a summary only");
-  v.field("deciles", &s.deciles, {}, "validation loss by how frequent the token is in the training data");
+  v.field("deciles", &s.deciles, {},
+          "with each validation its loss by how frequent the token is in the training data");
 }
 
 void describe(OptionVisitor& v, DistributedSection& s) {

@@ -72,6 +72,7 @@ std::string to_json(const MetricsLine& line) {
   if (line.train_loss) object["train_loss"] = number(*line.train_loss);
   if (line.val_loss) object["val_loss"] = number(*line.val_loss);
   add(object, line.more);
+  if (line.diagnostics) object["diagnostics"] = to_json(*line.diagnostics);
   return text_of(object);
 }
 

@@ -7,11 +7,13 @@
 #include <variant>
 #include <vector>
 
+#include "train/diagnostics_record.h"
 #include "train/durable_file.h"
 
 // metrics.jsonl: what a run measured, one JSON object per line. The first line describes the run, every other
-// begins with `step`, `tokens`, `train_seconds` and `train_loss` or `val_loss`. Numbers are written so that
-// they read back as the same double; what JSON has no number for is the text "nan", "inf" or "-inf".
+// begins with `step`, `tokens`, `train_seconds`, then has `train_loss` or `val_loss`, or neither where it
+// holds `diagnostics` alone. Numbers are written so that they read back as the same double; what JSON has no
+// number for is the text "nan", "inf" or "-inf".
 
 namespace spectrain {
 
@@ -36,6 +38,7 @@ struct MetricsLine {
   double train_seconds = 0;  // of the training clock
   std::optional<double> train_loss, val_loss;
   MetricsFields more;  // lr, gradient_norm, tokens_per_second, finite ...
+  std::optional<DiagnosticsRecord> diagnostics = {};
 };
 
 std::string to_json(const MetricsHeader& header);  // without the line end

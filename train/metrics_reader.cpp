@@ -82,6 +82,8 @@ MetricsLine line_of(const ordered_json& object) {
       line.train_loss = require_real(object, "train_loss");
     else if (key == "val_loss")
       line.val_loss = require_real(object, "val_loss");
+    else if (key == "diagnostics" && value.is_object())
+      line.diagnostics = diagnostics_of(value);
     else
       line.more.emplace_back(key, any_value(value));
   }

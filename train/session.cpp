@@ -82,8 +82,8 @@ std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config) {
   return make_loader(config, config.data.validation, config.micro_batch(), DataOrder::sequential);
 }
 
-Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens,
-                    Collectives* collectives) {
+Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens, Collectives* collectives,
+                    const EachLoss& each) {
   const std::int64_t context = session.config().batch.context, batch = session.micro_batch();
   const std::int64_t wanted = tokens > 0 ? std::max<std::int64_t>(1, tokens / context) : validation.windows();
   const std::int64_t sequences = std::min(wanted, validation.windows());
@@ -104,6 +104,7 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
     program.set_input("targets", targets);
     program.forward();
     program.add_result_to(total);
+    if (each) each(targets, program.host_result());
   }
   if (ranks > 1) collectives->wait(collectives->all_reduce(total, Reduce::sum, "the validation loss"));
   double sum = 0;

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "data/loader.h"
 #include "kernels/collectives.h"
@@ -54,7 +57,9 @@ struct Evaluation {
 // The mean loss over the first `tokens` tokens of the validation set (0, or more than there are: all of it,
 // in whole sequences). A partial last batch is filled up with targets of -1, which count for nothing.
 // With `collectives` each rank reads its share of the batches, and all have the mean of all.
+// `each` is shown this rank's targets (-1: none) with their losses, batch by batch.
+using EachLoss = std::function<void(std::span<const std::int32_t> targets, std::span<const double> losses)>;
 Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens,
-                    Collectives* collectives = nullptr);
+                    Collectives* collectives = nullptr, const EachLoss& each = {});
 
 }  // namespace spectrain
