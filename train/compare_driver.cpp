@@ -11,7 +11,6 @@
 #include <regex>
 #include <thread>
 
-#include "kernels/cuda_plugin.h"
 #include "kernels/error.h"
 #include "train/compare_config.h"
 #include "train/launch.h"
@@ -54,26 +53,25 @@ std::uintmax_t size_of(const std::string& path) {
   return missing ? 0 : size;
 }
 
+std::vector<std::string> gpus_for(const RunConfig& config) {
+  if (config.compute.device == Device::cpu) return {};
+  return usable_gpus(list_cuda_devices().devices, std::getenv("CUDA_VISIBLE_DEVICES"));
+}
+
 }  // namespace
 
-std::vector<std::string> gpus_for(const RunConfig& config) {
-  std::vector<std::string> gpus;
-  if (config.compute.device == Device::cpu) return gpus;
-  std::vector<std::string> visible;
-  if (const char* given = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    std::string_view rest = given;
-    while (!rest.empty()) {
-      const std::size_t comma = std::min(rest.find(','), rest.size());
-      visible.emplace_back(rest.substr(0, comma));
-      rest.remove_prefix(std::min(comma + 1, rest.size()));
-    }
+std::vector<std::string> usable_gpus(const std::vector<CudaDevice>& devices, const char* visible) {
+  std::vector<std::string> names, out;
+  for (std::string_view rest = visible ? visible : ""; !rest.empty();) {
+    const std::size_t comma = std::min(rest.find(','), rest.size());
+    names.emplace_back(rest.substr(0, comma));
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
   }
-  for (const CudaDevice& device : list_cuda_devices().devices) {
+  for (const CudaDevice& device : devices) {
     const auto i = static_cast<std::size_t>(device.index);
-    if (device.problem.empty())
-      gpus.push_back(i < visible.size() ? visible[i] : std::to_string(device.index));
+    if (device.problem.empty()) out.push_back(i < names.size() ? names[i] : std::to_string(device.index));
   }
-  return gpus;
+  return out;
 }
 
 int processes_for(const ComparePlan& plan, const std::vector<std::string>& gpus) {

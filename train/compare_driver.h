@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda_plugin.h"
 #include "train/child_pool.h"
 #include "train/compare_state.h"
 
@@ -51,8 +52,10 @@ class CompareDriver {
   bool wrong_request_ = false;
 };
 
-// The processes of a plan at a time, and the GPUs they share in turn.
-std::vector<std::string> gpus_for(const RunConfig& config);
+// The usable ones of the devices that this process sees, as CUDA_VISIBLE_DEVICES must name them to a child;
+// `visible` is that variable here, null where it is not set.
+std::vector<std::string> usable_gpus(const std::vector<CudaDevice>& devices, const char* visible);
+// How many runs go beside each other.
 int processes_for(const ComparePlan& plan, const std::vector<std::string>& gpus);
 
 }  // namespace spectrain
