@@ -36,11 +36,12 @@ double noise(std::uint64_t seed, std::int64_t i) {
 // gradient() of the script.
 Matrix gradient(const std::string& kind, int step, std::int64_t m, std::int64_t n) {
   const auto t = static_cast<std::uint64_t>(step);
+  const bool scaled = kind == "graded" || kind == "turning", turned = kind == "turning" && step >= 4;
   Matrix g(m, n);
   for (std::int64_t i = 0; i < m; ++i)
     for (std::int64_t j = 0; j < n; ++j) {
-      g(i, j) = noise(100 + t, i * n + j);
-      if (kind == "graded") g(i, j) = i == j ? static_cast<double>(8 + i) / 16 : g(i, j) / 16;
+      g(i, j) = noise(100 + t, i * n + j) / (scaled ? 16 : 1);
+      if (scaled && i == j) g(i, j) = static_cast<double>(8 + (turned ? std::min(m, n) - 1 - i : i)) / 16;
     }
   if (kind != "low") return g;
   Matrix left(m, 3), right(3, n);
