@@ -175,6 +175,10 @@ class DeviceAsHost final : public Backend {
       device_->cross_entropy(c(logits), c(targets), vocab, cap, gradient_scale, c(losses), c(dlogits));
     });
   }
+  void sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap, RandomKey key,
+                      std::int64_t first, const Tensor& targets) override {
+    call([&](Call& c) { device_->sample_targets(c(logits), vocab, cap, key, first, c(targets)); });
+  }
 
   void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
              const Tensor& v) override {
