@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "train/compare_sections.h"
+#include "train/diagnostic_pictures.h"
+#include "train/gnuplot.h"
 
 namespace spectrain {
 namespace {
@@ -69,10 +72,134 @@ HtmlSection gradient_section(const ComparedRuns& results, const ComparisonStatis
               "settings, at the steps that were written down.</p>\n"};
 }
 
+// Tables stand alone where there is no gnuplot: the section of the losses' pictures has said so.
+std::string drawing(const PictureScript& picture) {
+  if (picture.script.empty()) return {};
+  try {
+    return figure(picture);
+  } catch (const GnuplotMissing&) {
+    return {};
+  }
+}
+
+// More say less, and each is a picture of every variant.
+constexpr std::size_t kMostSpectra = 6;
+
+std::string table(const std::string& name, const std::vector<std::string>& columns, const std::string& rows) {
+  std::string head;
+  for (const std::string& c : columns)
+    head += fmt::format("<th scope=\"col\"{}>{}</th>", head.empty() ? " class=\"t\"" : "", html_escape(c));
+  return fmt::format(
+      "<div class=\"wide\" role=\"region\" aria-label=\"{0}\" tabindex=\"0\"><table aria-label=\"{0}\">\n"
+      "<thead><tr>{1}</tr></thead>\n<tbody>\n{2}</tbody></table></div>\n",
+      html_escape(name), head, rows);
+}
+
+std::string table_row(const std::string& name, const std::vector<double>& values, const char* format) {
+  std::string cells;
+  for (const double v : values)
+    cells += fmt::format("<td>{}</td>", std::isfinite(v) ? fmt::format(fmt::runtime(format), v) : "-");
+  return fmt::format("<tr><th scope=\"row\">{}</th>{}</tr>\n", html_escape(name), cells);
+}
+
+HtmlSection spectra_section(const std::vector<VariantDiagnostics>& all) {
+  const std::vector<std::string> matrices = measured_matrices(all);
+  if (matrices.empty()) return {};
+  std::string rows;
+  for (const VariantDiagnostics& v : all) {
+    if (v.lines.empty()) continue;
+    std::vector<double> ranks;
+    for (const char* of : {"weight", "momentum", "update"})
+      for (const RankKind kind : {RankKind::effective, RankKind::stable})
+        ranks.push_back(100 * mean_rank(*v.lines.back()->diagnostics, of, kind));
+    rows += table_row(v.name, ranks, "{:.1f}");
+  }
+  HtmlSection section{
+      "spectra", "Spectra of the matrices",
+      table("Ranks at the end",
+            {"Variant", "Weights: effective rank, %", "stable rank, %", "Momentum: effective rank, %",
+             "stable rank, %", "Update: effective rank, %", "stable rank, %"},
+            rows)};
+  section.body += fmt::format(
+      "<p class=\"note\">At the last measurement, in percent of the smaller side; means over {} matrices. "
+      "One "
+      "run of each variant's best settings.</p>\n",
+      matrices.size());
+  section.body += drawing(rank_picture(all, RankKind::effective));
+  section.body += drawing(rank_picture(all, RankKind::stable));
+  bool drawn = false;
+  for (std::size_t i = 0; i < std::min(matrices.size(), kMostSpectra); ++i) {
+    PictureScript picture = spectrum_picture(all, matrices[i]);
+    picture.id = fmt::format("spectrum-{}", i);
+    if (picture.script.empty()) continue;  // diagnostics.spectrum was 0
+    section.body += drawing(picture);
+    drawn = true;
+  }
+  if (drawn && matrices.size() > kMostSpectra)
+    section.body += fmt::format("<p class=\"note\">{} more matrices are in the runs' metrics.jsonl.</p>\n",
+                                matrices.size() - kMostSpectra);
+  return section;
+}
+
+double median(std::vector<double> values) {
+  std::erase_if(values, [](double v) { return !std::isfinite(v); });
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+HtmlSection updates_section(const std::vector<VariantDiagnostics>& all) {
+  std::string rows;
+  for (const std::string& group : measured_groups(all))
+    for (const VariantDiagnostics& v : all) {
+      std::vector<double> ratios, cosines;
+      double weight = std::numeric_limits<double>::quiet_NaN();
+      std::string rule;
+      for (const MetricsLine* line : v.lines)
+        for (const GroupMeasurement& g : line->diagnostics->groups)
+          if (g.parameters == group) {
+            ratios.push_back(g.update_to_weight);
+            cosines.push_back(g.cosine);
+            weight = g.weight_norm;
+            rule = g.rule;
+          }
+      if (!ratios.empty())
+        rows += table_row(fmt::format("{}: {} by {}", v.name, group, rule),
+                          {median(ratios), median(cosines), weight}, "{:.3g}");
+    }
+  if (rows.empty()) return {};
+  HtmlSection section{"updates", "Updates against weights and gradients",
+                      table("Updates",
+                            {"Variant and parameters", "Update / weights, median", "Cosine, median",
+                             "Norm of the weights at the end"},
+                            rows)};
+  section.body += drawing(update_ratio_picture(all)) + drawing(cosine_picture(all));
+  return section;
+}
+
+HtmlSection decile_section(const std::vector<VariantDiagnostics>& all) {
+  std::string rows;
+  for (const VariantDiagnostics& v : all)
+    if (!v.decile_loss.empty()) rows += table_row(v.name, v.decile_loss, "{:.4f}");
+  if (rows.empty()) return {};
+  std::vector<std::string> columns = {"Variant"};
+  for (std::size_t d = 1; d <= 10; ++d)
+    columns.push_back(d == 1 ? "1, frequent" : d == 10 ? "10, rare" : fmt::format("{}", d));
+  HtmlSection section{"deciles", "Loss by how frequent the token is",
+                      table("Final validation loss by decile of token frequency", columns, rows)};
+  section.body += drawing(decile_picture(all));
+  return section;
+}
+
 }  // namespace
 
 std::vector<HtmlSection> diagnostic_sections(const ComparedRuns& results, const ComparisonStatistics& all) {
   std::vector<HtmlSection> sections = {gradient_section(results, all)};
+  const std::vector<VariantDiagnostics> measured = variant_diagnostics(results, all);
+  sections.push_back(updates_section(measured));
+  sections.push_back(spectra_section(measured));
+  sections.push_back(decile_section(measured));
   std::erase_if(sections, [](const HtmlSection& s) { return s.body.empty(); });
   return sections;
 }

@@ -7,7 +7,6 @@
 #include "train/gnuplot.h"
 
 namespace spectrain {
-namespace {
 
 // One that gnuplot refuses (its versions differ) costs a sentence, not the report of hours of training.
 std::string figure(const PictureScript& picture) {
@@ -23,6 +22,8 @@ std::string figure(const PictureScript& picture) {
       html_escape(picture.title), html_escape(picture.title),
       inline_svg(output.drawing, picture.id, picture.title, picture.description), remark);
 }
+
+namespace {
 
 // Axes of the grids with more than one value anywhere, the learning rate first.
 std::vector<std::string> swept_axes(const ComparedRuns& results) {

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "train/compare_fields.h"
+#include "train/compare_pictures.h"
 #include "train/compare_results.h"
 #include "train/compare_statistics.h"
 #include "train/html_page.h"
@@ -12,6 +14,10 @@ namespace spectrain {
 // The sections of a comparison's report, in the order of the page. Sections with nothing to say are left out.
 std::vector<HtmlSection> report_sections(const ComparedRuns& results, const ComparisonStatistics& all,
                                          const std::vector<SummaryRow>& rows);
+
+// A picture with its title and remark as HTML, or a sentence where gnuplot refuses it. GnuplotMissing without
+// gnuplot.
+std::string figure(const PictureScript& picture);
 
 // Pictures of losses, of the grids and of costs; one section that says why when gnuplot is missing.
 std::vector<HtmlSection> picture_sections(const ComparedRuns& results, const ComparisonStatistics& all);

@@ -23,7 +23,7 @@ struct GroupMeasurement {
 
 // Of a matrix [rows, cols] after a step. What could not be computed (elements that are not finite) is NaN.
 struct SpectrumMeasurement {
-  std::string matrix;  // "h.0.attention.output", "h.0.attention.qkv[1]": the second of its splits
+  std::string matrix;  // "h.0.mlp.up.weight", "h.0.attention.qkv.weight[1]": the second of its splits
   std::string of;      // "weight", "momentum" or "update"
   std::int64_t rows = 0, cols = 0;
   double norm = 0, stable_rank = 0, effective_rank = 0;  // spectrum.h
