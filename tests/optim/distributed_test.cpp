@@ -28,6 +28,10 @@ struct Setting {
   bool adamw_only = false;
   int separate = 0;  // gradients made one by one and then added in order; ranks is 1
   RuleOptions hidden = MuonOptions{};
+  FinishOptions finish = {};         // of the hidden matrices
+  LookAheadOptions look_ahead = {};  // the same
+  AverageOptions average = {};
+  bool show = false;  // the outcome's weights are the average
 };
 
 TransformerConfig model(bool tied) {
@@ -48,12 +52,14 @@ OptimizerConfig rules(const Setting& s) {
     c.groups.push_back(
         {{Role::hidden, Role::embedding, Role::head, Role::gain, Role::bias, Role::scalar}, AdamWOptions{}});
   } else {
-    c.groups.push_back({{Role::hidden}, s.hidden});
+    c.groups.push_back({{Role::hidden}, s.hidden, s.finish, s.look_ahead});
     AdamWOptions adamw;
     adamw.weight_decay = 0.1;
     c.groups.push_back({{Role::embedding, Role::head, Role::gain, Role::bias, Role::scalar}, adamw});
   }
   c.clip = s.clip;
+  c.steps = s.steps;
+  c.average = s.average;
   return c;
 }
 
@@ -114,6 +120,18 @@ Outcome train(const Setting& s) {
     GradientSum sum;
     const std::uint64_t before = c.traffic().bytes_sent;
     for (int step = 0; step < s.steps; ++step) {
+      if (optimizer.wants_sampled_gradient(step)) {
+        for (int micro = 0; micro < s.micros; ++micro) {
+          const std::int64_t place = c.rank() * s.micros + micro;
+          program.set_input("tokens", tokens(step, place, false));
+          program.set_input("targets", tokens(step, place, true));
+          if (micro + 1 == s.micros) optimizer.release_gradients();
+          program.forward_backward_sampled(scale, micro > 0 && s.separate == 0,
+                                           {{7, static_cast<std::uint64_t>(step)}, place * kContext});
+          if (s.separate) sum.add(parameters, micro == 0, micro + 1 == s.micros);
+        }
+        optimizer.observe_sampled(step, 1, 1 / scale);
+      }
       double loss = 0;
       backend->fill(loss_sum, 0);
       for (int micro = 0; micro < s.micros; ++micro) {
@@ -135,6 +153,12 @@ Outcome train(const Setting& s) {
         outcome.losses.push_back(sums.loss * scale);
         outcome.norms.push_back(report.gradient_norm);
       }
+    }
+    if (optimizer.has_average(s.steps)) {  // to and fro: what is seen then is the same everywhere too
+      optimizer.show_average();
+      optimizer.compare_weights(s.steps);
+      if (s.show) optimizer.finish_weights();
+      if (!s.show) optimizer.restore_weights();
     }
     optimizer.finish_weights();
     const std::uint64_t sent = c.traffic().bytes_sent - before;
@@ -206,10 +230,35 @@ TEST_P(Ranks, MakeTheBitsOfOneProcessThatAddsInTheirOrder) {
     }
 }
 
-// Every rule for matrices sees whole ones, whoever owns them.
+// Whatever comes after the rule: constraints that need whole tensors, means of the weights' path.
+TEST(DistributedRules, StagesMakeTheBitsOfOneProcess) {
+  FinishOptions ball, brake, cautious;
+  ball.constraint = Constraint::hyperball;
+  brake.floor = 0.3, brake.brake = 0.5, brake.measured = Measured::row;
+  cautious.cautious = true, cautious.decay_schedule = DecaySchedule::cosine;
+  AdamWOptions decayed;
+  decayed.weight_decay = 0.1;
+  const Setting settings[] = {
+      {.ranks = 3, .steps = 4, .hidden = AdamWOptions{}, .finish = ball},
+      {.ranks = 3, .steps = 4, .finish = ball},
+      {.ranks = 3, .steps = 4, .finish = brake},
+      {.ranks = 3, .steps = 4, .hidden = decayed, .finish = cautious},
+      {.ranks = 3, .steps = 4, .look_ahead = {0.6, 0.9, 1, 3}},
+      {.ranks = 3, .steps = 4, .average = {2, 0.5, 0.7}},
+      {.ranks = 3, .steps = 4, .average = {2, 0.5, 0.7}, .show = true},
+  };
+  for (Setting s : settings) {
+    const Outcome one = alone_in_order(s);
+    expect_same_bits(train(s), one);
+    s.sharding = Sharding::replicas;
+    expect_same_bits(train(s), one);
+  }
+  EXPECT_NE(train(settings[5]).weights, train(settings[6]).weights);
+}
+
+// Every rule sees whole matrices, or is the same however it is cut.
 TEST(DistributedRules, MakeTheBitsOfOneProcess) {
   for (const RuleOptions& rule : all_rules()) {
-    if (!rule.info().matrices && rule.info().name != "scion") continue;
     SCOPED_TRACE(rule.info().name);
     Setting s{.ranks = 2, .steps = 6, .hidden = rule};
     const Outcome shared = train(s), one = alone_in_order(s);

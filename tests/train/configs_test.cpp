@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "train/compare_plan.h"
 #include "train/config.h"
 #include "train/config_keys.h"
 #include "train/suggestion.h"
@@ -130,6 +131,31 @@ TEST(Configs, EveryFileLoadsAndStandsInTheReadme) {
         << "add it to the table of files in configs/README.md";
   }
   EXPECT_GE(files, 5);
+}
+
+// Plans of comparisons and the configurations they begin with.
+TEST(Configs, EveryComparisonStandsInTheReadme) {
+  std::ifstream in(kConfigs + "README.md");
+  std::stringstream readme;
+  readme << in.rdbuf();
+  int plans = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kConfigs + "compare")) {
+    SCOPED_TRACE(entry.path().filename());
+    EXPECT_NE(readme.str().find("`compare/" + entry.path().filename().string() + "`"), std::string::npos)
+        << "add it to the table of files in configs/README.md";
+    std::ifstream file(entry.path());
+    std::stringstream text;
+    text << file.rdbuf();
+    if (text.str().find("\nvariants:") == std::string::npos) {
+      EXPECT_NO_THROW(load_config(entry.path().string(), {}));
+      continue;
+    }
+    ++plans;
+    const ComparePlan plan = read_compare_plan(entry.path().string());
+    EXPECT_NO_THROW(load_config(plan.base, {}));
+    EXPECT_FALSE(plan.variants.empty());
+  }
+  EXPECT_GE(plans, 1);
 }
 
 TEST(Configs, Gpt2PresetsHaveThePublishedSizes) {
