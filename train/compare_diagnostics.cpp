@@ -111,7 +111,7 @@ HtmlSection spectra_section(const std::vector<VariantDiagnostics>& all) {
     std::vector<double> ranks;
     for (const char* of : {"weight", "momentum", "update"})
       for (const RankKind kind : {RankKind::effective, RankKind::stable})
-        ranks.push_back(100 * mean_rank(*v.lines.back()->diagnostics, of, kind));
+        ranks.push_back(100 * last_mean_rank(v, of, kind));
     rows += table_row(v.name, ranks, "{:.1f}");
   }
   HtmlSection section{
@@ -159,12 +159,14 @@ HtmlSection updates_section(const std::vector<VariantDiagnostics>& all) {
       for (const MetricsLine* line : v.lines)
         for (const GroupMeasurement& g : line->diagnostics->groups)
           if (g.parameters == group) {
-            ratios.push_back(g.update_to_weight);
-            cosines.push_back(g.cosine);
+            if (g.update_norm > 0) {
+              ratios.push_back(g.update_to_weight);
+              cosines.push_back(g.cosine);
+            }
             weight = g.weight_norm;
             rule = g.rule;
           }
-      if (!ratios.empty())
+      if (!rule.empty())
         rows += table_row(fmt::format("{}: {} by {}", v.name, group, rule),
                           {median(ratios), median(cosines), weight}, "{:.3g}");
     }

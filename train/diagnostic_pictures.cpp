@@ -14,8 +14,10 @@
 namespace spectrain {
 namespace {
 
-constexpr int kWidth = 880, kRowHeight = 300;
+constexpr int kWidth = 880, kRowHeight = 306;
+constexpr int kTitleHeight = 36;  // gnuplot leaves out a title that has less
 constexpr std::size_t kPanelsInARow = 3;
+constexpr double kRounding = 1e-6;  // of float32, against the largest singular value
 
 // One line per variant where it has points; which one it is decides colour and symbol in every panel.
 struct Panel {
@@ -91,7 +93,7 @@ std::string script_of(const std::vector<VariantDiagnostics>& all, const std::vec
         "set lmargin at screen {:.4f}\nset rmargin at screen {:.4f}\nset tmargin at screen {:.4f}\nset "
         "bmargin "
         "at screen {:.4f}\n",
-        left + 78.0 / kWidth, right - 14.0 / kWidth, top - share(28), top - share(kRowHeight - 50));
+        left + 78.0 / kWidth, right - 14.0 / kWidth, top - share(kTitleHeight), top - share(kRowHeight - 50));
     script += plot_of(panels[i], i);
   }
   return script + legend(all, share(below)) + "unset multiplot\n";
@@ -127,7 +129,7 @@ PictureScript group_picture(const std::vector<VariantDiagnostics>& all, std::str
       auto& points = panel.lines.emplace_back();
       for (const MetricsLine* line : v.lines)
         for (const GroupMeasurement& g : line->diagnostics->groups)
-          if (g.parameters == group) points.push_back({millions(*line), number(g)});
+          if (g.parameters == group && g.update_norm > 0) points.push_back({millions(*line), number(g)});
     }
     panels.push_back(std::move(panel));
   }
@@ -139,7 +141,7 @@ PictureScript group_picture(const std::vector<VariantDiagnostics>& all, std::str
 PictureScript spectrum_picture(const std::vector<VariantDiagnostics>& all, const std::string& matrix) {
   std::vector<Panel> panels;
   for (const char* of : {"weight", "momentum", "update"}) {
-    Panel panel{of, "place, from the largest (0) to the smallest (1)", "singular value", true};
+    Panel panel{of, "place (0: largest, 1: smallest)", "singular value", true};
     for (const VariantDiagnostics& v : all) {
       auto& points = panel.lines.emplace_back();
       const SpectrumMeasurement* s = last_spectrum(v, matrix, of);
@@ -147,8 +149,9 @@ PictureScript spectrum_picture(const std::vector<VariantDiagnostics>& all, const
       const auto count = static_cast<std::size_t>(std::min(s->rows, s->cols));
       const auto places = chosen_places(count, s->singular_values.size());
       for (std::size_t i = 0; i < places.size(); ++i)
-        points.push_back({count > 1 ? static_cast<double>(places[i]) / static_cast<double>(count - 1) : 0,
-                          s->singular_values[i]});
+        if (s->singular_values[i] >= kRounding * s->singular_values[0])
+          points.push_back({count > 1 ? static_cast<double>(places[i]) / static_cast<double>(count - 1) : 0,
+                            s->singular_values[i]});
     }
     panels.push_back(std::move(panel));
   }

@@ -29,14 +29,16 @@ std::vector<std::string> measured_matrices(const std::vector<VariantDiagnostics>
 std::vector<std::string> measured_groups(const std::vector<VariantDiagnostics>& all);
 
 enum class RankKind : std::uint8_t { effective, stable };
-// Mean over the matrices of a line of rank / min(rows, cols); NaN: none was measured.
+// Mean over the matrices of a line of rank / min(rows, cols); NaN: none was measured, or all are zero.
 double mean_rank(const DiagnosticsRecord& record, const std::string& of, RankKind kind);
+// At the last line that has it.
+double last_mean_rank(const VariantDiagnostics& v, const std::string& of, RankKind kind);
 
 // Singular values at the end, on a log scale: weight, momentum and update beside each other.
 PictureScript spectrum_picture(const std::vector<VariantDiagnostics>& all, const std::string& matrix);
 // mean_rank() against tokens.
 PictureScript rank_picture(const std::vector<VariantDiagnostics>& all, RankKind kind);
-// By group against tokens.
+// By group against tokens, without steps that updated nothing (the learning rate may end at 0).
 PictureScript update_ratio_picture(const std::vector<VariantDiagnostics>& all);
 PictureScript cosine_picture(const std::vector<VariantDiagnostics>& all);
 // Final losses by decile, and what they are above the baseline's.

@@ -93,4 +93,10 @@ double mean_rank(const DiagnosticsRecord& record, const std::string& of, RankKin
   return count > 0 ? sum / count : std::numeric_limits<double>::quiet_NaN();
 }
 
+double last_mean_rank(const VariantDiagnostics& v, const std::string& of, RankKind kind) {
+  for (auto line = v.lines.rbegin(); line != v.lines.rend(); ++line)
+    if (const double rank = mean_rank(*(*line)->diagnostics, of, kind); std::isfinite(rank)) return rank;
+  return std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace spectrain
