@@ -12,6 +12,8 @@ namespace {
 // What rules call their running mean of gradients, in the order of preference.
 constexpr std::string_view kMomenta[] = {"momentum", "adam_m", "fast"};
 
+constexpr std::size_t kAlignment = 64;  // of every update: what devices read fastest
+
 Tensor range(const Tensor& x, std::int64_t first, std::int64_t count) {
   auto* data = static_cast<std::byte*>(x.data) + static_cast<std::size_t>(first) * size_of(x.dtype);
   return {data, x.dtype, Shape{count}};
@@ -82,15 +84,15 @@ std::string Diagnostics::momentum_of(const std::string& parameter) const {
 void Diagnostics::take_memory() {
   const DType master = backend_.master();
   const std::size_t size = size_of(master);
-  std::int64_t numbers = 0;
-  for (const MeasuredPart& p : parts_) numbers += p.weight.numel();
-  const auto own = static_cast<std::size_t>(numbers) * size;
-  before_memory_ = backend_.allocate(std::max(own, size), "weights before a step");
-  std::size_t at = 0;
+  std::size_t own = 0;
+  std::vector<std::size_t> offsets;
   for (const MeasuredPart& p : parts_) {
-    update_.push_back(before_memory_->view(master, p.weight.shape, at));
-    at += p.weight.bytes();
+    offsets.push_back(own);
+    own += (p.weight.bytes() + kAlignment - 1) / kAlignment * kAlignment;
   }
+  before_memory_ = backend_.allocate(std::max(own, size), "weights before a step");
+  for (std::size_t i = 0; i < parts_.size(); ++i)
+    update_.push_back(before_memory_->view(master, parts_[i].weight.shape, offsets[i]));
   const std::size_t sums = 3 * groups_.size() * sizeof(double);
   sums_memory_ = backend_.allocate(sums + std::max<std::size_t>(1, parts_.size()) * size, "sums over groups");
   sums_ = sums_memory_->view(DType::f64, {static_cast<std::int64_t>(3 * groups_.size())});
@@ -107,8 +109,12 @@ void Diagnostics::take_memory() {
   matrix_ = matrix_memory_->view(master, {largest});
   values_ = matrix_memory_->view(master, {longest}, matrix_.bytes());
   if (collectives_.rank() > 0) return;
-  backend_.fill(matrix_, 0);  // of which every factorisation is done at once
-  for (const ChosenMatrix& m : matrices_) singular_values(m);
+  // A factorisation takes its memory when it is first computed; of zeros it is done at once.
+  for (const ChosenMatrix& m : matrices_) {
+    backend_.fill(matrix_, 0);
+    backend_.svd(range(matrix_, 0, m.rows * m.cols).reshaped({m.rows, m.cols}), {},
+                 range(values_, 0, std::min(m.rows, m.cols)), {});
+  }
 }
 
 bool Diagnostics::due(std::int64_t step) const {

@@ -24,8 +24,8 @@ namespace spectrain {
 // updates; of the largest chosen matrix; what its singular values take (BackendSizes::factor_bytes).
 class Diagnostics {
  public:
-  // Throws RequestError for matrices that the model does not have. `training`: the files of data.train; they
-  // are read (token_deciles.h) where section.deciles asks for it.
+  // Throws RequestError for matrices that the model does not have. The files of data.train are read where
+  // deciles are asked for (token_deciles.h).
   Diagnostics(Backend& backend, Collectives& collectives, const Parameters& parameters,
               const DistributedOptimizer& optimizer, const RunConfig& config);
   ~Diagnostics();
