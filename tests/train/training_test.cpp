@@ -151,7 +151,7 @@ TEST(Training, AWrongRequestLeavesNothingBehind) {
   wrong("data.train=" + (tiny / "tiny.yaml"), "tiny.yaml");
   wrong("optimizer.1.parameters=[embedding, head, bias, scalar]", "gain");
   wrong("compute.device=cuda", "cuda");
-  wrong("optimizer.0.rule=sgd", "sgd");
+  wrong("optimizer.0.rule=adamq", "adamq");
 }
 
 TEST(Training, MetricsHoldWhatIsPromised) {
