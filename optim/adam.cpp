@@ -1,10 +1,8 @@
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "kernels/error.h"
+#include "optim/adam_moments.h"
 #include "optim/check_option.h"
-#include "optim/element_rule.h"
 #include "optim/registry.h"
 
 namespace spectrain {
@@ -42,25 +40,13 @@ std::unique_ptr<UpdateRule> make_rule(const AdamOptions& o, const FinishOptions&
   ElementRuleSettings s{"adam", fmt::format("betas {} {}, eps {}, l2 {}", o.beta1, o.beta2, o.eps, o.l2),
                         o.lr, o.weight_decay};
   s.state = {"adam_m", "adam_v"};
-  enum { kBeta1, kBeta2, kEps, kMean, kRoot, kL2, kNumbers };
-  s.numbers = kNumbers;
+  s.numbers = kAdamNumbers + 1;
   s.numbers_at = [o](const StepContext& c, std::span<double> n) {
-    const double t = static_cast<double>(c.step + 1);
-    n[kBeta1] = o.beta1;
-    n[kBeta2] = o.beta2;
-    n[kEps] = o.eps;
-    n[kMean] = 1 / (1 - std::pow(o.beta1, t));
-    n[kRoot] = 1 / std::sqrt(1 - std::pow(o.beta2, t));
-    n[kL2] = o.l2;
+    adam_numbers(c, o.beta1, o.beta2, o.eps, n);
+    n[kAdamNumbers] = o.l2;
   };
   s.direction = [](ElementTerms& t) {
-    const auto& n = t.numbers;
-    const Term g = t.gradient + n[kL2] * t.weight;
-    const Term m = n[kBeta1] * t.state[0] + (1 - n[kBeta1]) * g;
-    const Term v = n[kBeta2] * t.state[1] + (1 - n[kBeta2]) * square(g);
-    t.set_state(0, m);
-    t.set_state(1, v);
-    return n[kMean] * m / (n[kRoot] * sqrt(v) + n[kEps]);
+    return adam_direction(t, t.gradient + t.numbers[kAdamNumbers] * t.weight);
   };
   s.flops = 14;
   return std::make_unique<ElementRule>(std::move(s), finish);

@@ -2,10 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-
+#include "optim/adam_moments.h"
 #include "optim/check_option.h"
-#include "optim/element_rule.h"
 #include "optim/registry.h"
 
 namespace spectrain {
@@ -55,24 +53,11 @@ class FusedAdamW final : public UpdateRule {
 std::unique_ptr<UpdateRule> by_formula(const AdamWOptions& o, const FinishOptions& finish) {
   ElementRuleSettings s{"adamw", settings_of(o), o.lr, o.weight_decay};
   s.state = {"adam_m", "adam_v"};
-  enum { kBeta1, kBeta2, kEps, kMean, kRoot, kNumbers };
-  s.numbers = kNumbers;
+  s.numbers = kAdamNumbers;
   s.numbers_at = [o](const StepContext& c, std::span<double> n) {
-    const double t = static_cast<double>(c.step + 1);
-    n[kBeta1] = o.beta1;
-    n[kBeta2] = o.beta2;
-    n[kEps] = o.eps;
-    n[kMean] = 1 / (1 - std::pow(o.beta1, t));
-    n[kRoot] = 1 / std::sqrt(1 - std::pow(o.beta2, t));
+    adam_numbers(c, o.beta1, o.beta2, o.eps, n);
   };
-  s.direction = [](ElementTerms& t) {
-    const auto& n = t.numbers;
-    const Term m = n[kBeta1] * t.state[0] + (1 - n[kBeta1]) * t.gradient;
-    const Term v = n[kBeta2] * t.state[1] + (1 - n[kBeta2]) * square(t.gradient);
-    t.set_state(0, m);
-    t.set_state(1, v);
-    return n[kMean] * m / (n[kRoot] * sqrt(v) + n[kEps]);
-  };
+  s.direction = [](ElementTerms& t) { return adam_direction(t, t.gradient); };
   s.flops = 12;
   return std::make_unique<ElementRule>(std::move(s), finish);
 }
