@@ -6,8 +6,7 @@
 
 namespace spectrain {
 
-// Throw RequestError naming rule, option and value when it is not in [0, 1), or not a finite number >= 0.
-void check_fraction(std::string_view rule, std::string_view option, double value);
+// Throws RequestError naming rule, option and value when it is not a finite number >= 0.
 void check_not_negative(std::string_view rule, std::string_view option, double value);
 
 // Every number of `options` against the range that its describe_options() gives. Throws RequestError:

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
@@ -76,6 +77,16 @@ inline double fixture_noise(std::uint64_t seed, std::uint64_t i) {
   z *= 0x94D049BB133111EBULL;
   z ^= z >> 31;
   return static_cast<double>(z >> 40) / 8388608.0 - 1;
+}
+
+// The schedule of their ten steps.
+inline constexpr int kFixtureSteps = 10;
+inline double fixture_factor(int step) { return step < 4 ? (step + 1) / 4.0 : 1 - step / 16.0; }
+
+// The cases of tests/optim/fixtures/<name>.
+inline nlohmann::json fixture_cases(const std::string& name) {
+  std::ifstream in(SPECTRAIN_SOURCE_DIR "/tests/optim/fixtures/" + name);
+  return nlohmann::json::parse(in);
 }
 
 }  // namespace spectrain

@@ -16,15 +16,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kSteps = 10;
-
-double factor_at(int step) { return step < 4 ? (step + 1) / 4.0 : 1 - step / 16.0; }
+constexpr int kSteps = kFixtureSteps;
 
 const json& cases() {
-  static const json all = [] {
-    std::ifstream in(SPECTRAIN_SOURCE_DIR "/tests/optim/fixtures/rules_elementwise.json");
-    return json::parse(in);
-  }();
+  static const json all = fixture_cases("rules_elementwise.json");
   return all;
 }
 
@@ -85,10 +80,10 @@ struct Training {
         sampled.push_back(fixture_noise(500 + static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(i)) /
                           8);
       set(problem.views()[0].gradient, sampled);
-      optimizer->observe_sampled(t, factor_at(t), 640);
+      optimizer->observe_sampled(t, fixture_factor(t), 640);
     }
     set(problem.views()[0].gradient, gradient_at(t, n));
-    optimizer->step(t, factor_at(t));
+    optimizer->step(t, fixture_factor(t));
   }
 };
 

@@ -17,15 +17,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kSteps = 10;
-
-double factor_at(int step) { return step < 4 ? (step + 1) / 4.0 : 1 - step / 16.0; }
+constexpr int kSteps = kFixtureSteps;
 
 const json& cases() {
-  static const json all = [] {
-    std::ifstream in(SPECTRAIN_SOURCE_DIR "/tests/optim/fixtures/rules_matrix.json");
-    return json::parse(in);
-  }();
+  static const json all = fixture_cases("rules_matrix.json");
   return all;
 }
 
@@ -69,7 +64,7 @@ struct Training {
   }
   void step(int t) {
     problem.set_gradient(0, gradient(kind, t, rows, cols));
-    optimizer->step(t, factor_at(t));
+    optimizer->step(t, fixture_factor(t));
   }
   void run() {
     for (int t = 0; t < kSteps; ++t) step(t);
@@ -312,7 +307,7 @@ TEST(MatrixRulesMomentum, SumAndAverageGiveTheSameMuon) {
       sum = combined(0.95, sum, 1, g);
       write(backend, u, (nesterov ? combined(1, g, 0.95, sum) : sum).a);
       const Matrix o(24, 40, host(backend, stage.orthogonalize(u)));
-      w = combined(1, w, -0.02 * factor_at(t), o);
+      w = combined(1, w, -0.02 * fixture_factor(t), o);
     }
     // Newton-Schulz lifts the difference of two roundings of u up to 1000-fold.
     EXPECT_LT(relative_difference(w, average.problem.value(0)), kSteps * 1000 * 0x1p-53);
