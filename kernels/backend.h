@@ -118,7 +118,10 @@ enum class Activation : std::uint8_t {
   gelu,       // x * Phi(x), exact (erf)
   gelu_tanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
   relu2,      // max(x, 0)^2  (So et al. 2021, "Primer")
+  sigmoid,    // 1 / (1 + e^-x), of gates
 };
+// Whether its derivative is taken from the output: 2 sqrt(y), y (1 - y). Of the others from the input.
+constexpr bool saves_output(Activation act) { return act == Activation::relu2 || act == Activation::sigmoid; }
 
 class MatrixKernels {
  public:
@@ -167,7 +170,7 @@ class MatrixKernels {
 class ActivationKernels {
  public:
   virtual void activation(Activation act, const Tensor& x, const Tensor& y) = 0;  // may be in place
-  // dx = dy * act'(x). For relu2 `saved` is the OUTPUT y (dx = 2 sqrt(y) dy), for the others the input x.
+  // dx = dy * act'(x). `saved`: the OUTPUT y where saves_output(act), else the input x.
   virtual void activation_backward(Activation act, const Tensor& dy, const Tensor& saved,
                                    const Tensor& dx) = 0;  // dx may be dy
   // y[R,F] = silu(x[:, :F]) * x[:, F:];  x [R,2F] = gate | up  (Shazeer 2020)
@@ -242,15 +245,18 @@ class AttentionKernels {
   // From the OUTPUT of the forward pass and rstd: din [R,packed]; din may be dout (in place).
   virtual void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
                                      const Tensor& out, const Tensor& rstd, const Tensor& din) = 0;
-  // Causal: out[t] = sum_{s<=t} softmax_s(scale q_t.k_s) v_s, out [R, heads*head_dim];
+  // out[t] = sum_s softmax_s(scale q_t.k_s) v_s over first_key[t] <= s <= t, out [R, heads*head_dim];
   // lse [batch, heads, context] master = log sum exp of the scaled scores (may be empty).
-  // Blocked with an online softmax (Dao et al. 2022): no T x T matrix is ever in memory.
-  virtual void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                         const Tensor& lse) = 0;
+  // first_key [R] i32, or empty: the first position of its sequence that each query sees; from 0 to the
+  // query's own and never lower than the query's before (windows, documents: model/visibility.h). Empty: 0
+  // for all. Blocked with an online softmax (Dao et al. 2022): no T x T matrix is ever in memory, and blocks
+  // that nobody sees cost nothing.
+  virtual void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                         const Tensor& out, const Tensor& lse) = 0;
   // dqkv [R,packed] overwritten; scores are recomputed from lse.
   virtual void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout,
-                                  const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                                  const Tensor& dqkv) = 0;
+                                  const Tensor& qkv, const Tensor& first_key, const Tensor& out,
+                                  const Tensor& lse, const Tensor& dqkv) = 0;
 
  protected:
   ~AttentionKernels() = default;
@@ -289,8 +295,8 @@ class TokenKernels {
   virtual void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab,
                              const Softcap& cap, double gradient_scale, const Tensor& losses,
                              const Tensor& dlogits) = 0;
-  // targets[r] = a token drawn from softmax(cap(logits[r, :vocab])) with the random numbers of `key` that belong
-  // to row first + r (sample_token.h), where it is not -1. logits and targets as in cross_entropy.
+  // targets[r] = a token drawn from softmax(cap(logits[r, :vocab])) with the random numbers of `key` that
+  // belong to row first + r (sample_token.h), where it is not -1. logits and targets as in cross_entropy.
   virtual void sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap, RandomKey key,
                               std::int64_t first, const Tensor& targets) = 0;
 
@@ -384,7 +390,7 @@ class FactorKernels {
   ~FactorKernels() = default;
 };
 
-// Some rows of a matrix.
+// Some rows, or columns, of a matrix.
 class RowKernels {
  public:
   // The `count` rows with the highest scores [R] master, of equal ones the earlier: their indices [count]
@@ -394,6 +400,10 @@ class RowKernels {
   virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) = 0;
   // x[indices[i]] = y[i]; the other rows stay. No index twice.
   virtual void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) = 0;
+  // y[:, y_first : y_first + count] = (accumulate: +=) x[:, x_first : x_first + count];  x [R,Cx], y [R,Cy]
+  // of one dtype, compute or master; x empty: zeros.
+  virtual void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                            std::int64_t count, bool accumulate) = 0;
 
  protected:
   ~RowKernels() = default;

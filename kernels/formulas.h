@@ -89,6 +89,16 @@ SPECTRAIN_HD inline float slope_relu2(float y) {
   return 2.0f * Math::square_root(y);
 }
 
+template <class Math>
+SPECTRAIN_HD inline float activate_sigmoid(float x) {
+  return Math::divide(1.0f, 1.0f + Math::exp(-x));
+}
+// From the OUTPUT y.
+template <class Math>
+SPECTRAIN_HD inline float slope_sigmoid(float y) {
+  return y * (1.0f - y);
+}
+
 // x sigmoid(x), and what its derivative is made of.
 template <class Math>
 SPECTRAIN_HD inline float silu(float x) {

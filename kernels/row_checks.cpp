@@ -8,6 +8,17 @@
 
 namespace spectrain {
 
+void require_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                     std::int64_t count) {
+  const auto within = [&](const Tensor& t, std::int64_t first) {
+    return t.shape.rank() == 2 && first >= 0 && count >= 0 && first + count <= t.cols();
+  };
+  if (!within(y, y_first) || (x && (!within(x, x_first) || x.dtype != y.dtype || x.rows() != y.rows())))
+    throw std::logic_error(fmt::format("copy_columns: {} columns from {} of x {} {} to {} of y {} {}", count,
+                                       x_first, name_of(x.dtype), x.shape.str(), y_first, name_of(y.dtype),
+                                       y.shape.str()));
+}
+
 void require_top_rows(const Tensor& scores, const Tensor& indices) {
   require(indices.dtype == DType::i32, "top_rows", "indices are not i32");
   require(scores.numel() <= std::numeric_limits<std::int32_t>::max(), "top_rows",

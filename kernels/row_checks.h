@@ -10,6 +10,9 @@ namespace spectrain {
 void require_top_rows(const Tensor& scores, const Tensor& indices);
 // some [count,C] beside all [R,C], count indices.
 void require_rows(const Tensor& all, const Tensor& indices, const Tensor& some, const char* kernel);
+// The columns are there in both, which have as many rows and one dtype; x may be empty.
+void require_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                     std::int64_t count);
 // Each index within [0, rows): where the host can read them.
 void require_indices(const Tensor& indices, std::int64_t rows, const char* kernel);
 

@@ -26,8 +26,8 @@ std::int64_t backward_all_scratch(const HeadLayout& l) {
   return backward_scratch(l) + l.heads / l.kv_heads * blocks_of(l) * kBlock * padded_dim(l);
 }
 
-void check(const HeadLayout& l, const Tensor& qkv, const Tensor& out, const Tensor& lse, bool may_lack_lse,
-           std::string_view kernel) {
+void check(const HeadLayout& l, const Tensor& qkv, const Tensor& first_key, const Tensor& out,
+           const Tensor& lse, bool may_lack_lse, std::string_view kernel) {
   require(l.head_dim >= 1 && l.head_dim <= kLargestHeadDim, kernel,
           [&] { return fmt::format("head_dim is {}, the CPU takes 1 to {}", l.head_dim, kLargestHeadDim); });
   require(l.heads >= 1 && l.kv_heads >= 1 && l.heads % l.kv_heads == 0, kernel,
@@ -41,11 +41,12 @@ void check(const HeadLayout& l, const Tensor& qkv, const Tensor& out, const Tens
     return fmt::format("out {} {} is not {} [batch * context, width] = [{}, {}]", name_of(out.dtype),
                        out.shape.str(), name_of(qkv.dtype), l.rows(), l.width());
   });
+  require_vector(first_key, DType::i32, l.rows(), true, kernel, "first_key");
   require_vector(lse, DType::f32, l.batch * l.heads * l.context, may_lack_lse, kernel, "lse");
 }
 
-AttentionArgs arguments(const HeadLayout& l, double scale, const Tensor& qkv, const Tensor& out,
-                        const Tensor& lse) {
+AttentionArgs arguments(const HeadLayout& l, double scale, const Tensor& qkv, const Tensor& first_key,
+                        const Tensor& out, const Tensor& lse) {
   AttentionArgs a{};
   a.batch = l.batch;
   a.context = l.context;
@@ -53,6 +54,7 @@ AttentionArgs arguments(const HeadLayout& l, double scale, const Tensor& qkv, co
   a.kv_heads = l.kv_heads;
   a.head_dim = l.head_dim;
   a.scale = static_cast<float>(scale);
+  a.first_key = first_key ? first_key.as<std::int32_t>() : nullptr;
   a.qkv = qkv.data;
   a.out = out.data;
   a.lse = lse ? lse.as<float>() : nullptr;
@@ -79,10 +81,10 @@ float* CpuBackend::scratch(std::int64_t floats) {
   return static_cast<float*>(scratch_->data());
 }
 
-void CpuBackend::attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                           const Tensor& lse) {
-  check(layout, qkv, out, lse, true, "attention");
-  const AttentionArgs a = arguments(layout, scale, qkv, out, lse);
+void CpuBackend::attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                           const Tensor& out, const Tensor& lse) {
+  check(layout, qkv, first_key, out, lse, true, "attention");
+  const AttentionArgs a = arguments(layout, scale, qkv, first_key, out, lse);
   const auto forward = SPECTRAIN_ISA_SELECT(attention_table).forward[qkv.dtype == DType::bf16];
   const std::int64_t heads = layout.batch * layout.heads, blocks = blocks_of(layout);
   // Query blocks taken together save fetching keys and values again, as long as all threads find enough
@@ -98,10 +100,10 @@ void CpuBackend::attention(const HeadLayout& layout, double scale, const Tensor&
 }
 
 void CpuBackend::attention_backward(const HeadLayout& layout, double scale, const Tensor& dout,
-                                    const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                                    const Tensor& dqkv) {
+                                    const Tensor& qkv, const Tensor& first_key, const Tensor& out,
+                                    const Tensor& lse, const Tensor& dqkv) {
   constexpr std::string_view kernel = "attention_backward";
-  check(layout, qkv, out, lse, false, kernel);
+  check(layout, qkv, first_key, out, lse, false, kernel);
   require_same(dout, out, kernel, "out and dout");
   require_same(dqkv, qkv, kernel, "qkv and dqkv");
   const std::int64_t heads = layout.batch * layout.heads, kv_heads = layout.batch * layout.kv_heads;
@@ -113,7 +115,7 @@ void CpuBackend::attention_backward(const HeadLayout& layout, double scale, cons
   const std::int64_t floats = whole ? backward_all_scratch(layout) : backward_scratch(layout);
   const std::int64_t deltas = (heads * layout.context + 15) / 16 * 16;
   float* memory = scratch(deltas + threads_ * floats);
-  AttentionArgs a = arguments(layout, scale, qkv, out, lse);
+  AttentionArgs a = arguments(layout, scale, qkv, first_key, out, lse);
   a.dout = dout.data;
   a.delta = memory;
   a.dqkv = dqkv.data;

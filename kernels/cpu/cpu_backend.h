@@ -54,10 +54,11 @@ class CpuBackend final : public Backend {
   void scale(const Tensor& x, double factor, const Tensor& y) override;
 
   // norm.cpp
-  void norm(NormKind kind, const Tensor& x, const Tensor& gain, const Tensor& bias, double eps, const Tensor& y,
-            const Tensor& mean, const Tensor& rstd) override;
+  void norm(NormKind kind, const Tensor& x, const Tensor& gain, const Tensor& bias, double eps,
+            const Tensor& y, const Tensor& mean, const Tensor& rstd) override;
   void add_norm(NormKind kind, const Tensor& a, const Tensor& b, const Tensor& gain, const Tensor& bias,
-                double eps, const Tensor& sum, const Tensor& y, const Tensor& mean, const Tensor& rstd) override;
+                double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                const Tensor& rstd) override;
   void norm_backward(NormKind kind, const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& mean,
                      const Tensor& rstd, const Tensor& dx, bool accumulate, const Tensor& dgain,
                      const Tensor& dbias, bool accumulate_parameters) override;
@@ -67,16 +68,17 @@ class CpuBackend final : public Backend {
                     const Tensor& rstd) override;
   void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
                              const Tensor& out, const Tensor& rstd, const Tensor& din) override;
-  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                 const Tensor& lse) override;
+  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                 const Tensor& out, const Tensor& lse) override;
   void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
-                          const Tensor& out, const Tensor& lse, const Tensor& dqkv) override;
+                          const Tensor& first_key, const Tensor& out, const Tensor& lse,
+                          const Tensor& dqkv) override;
 
   // embedding.cpp, cross_entropy.cpp, sample_targets.cpp
   void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions, std::int64_t context,
                  const Tensor& out) override;
-  void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context, const Tensor& dtable,
-                          const Tensor& dpositions) override;
+  void embedding_backward(const Tensor& tokens, const Tensor& dout, std::int64_t context,
+                          const Tensor& dtable, const Tensor& dpositions) override;
   void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
                      double gradient_scale, const Tensor& losses, const Tensor& dlogits) override;
   void sample_targets(const Tensor& logits, std::int64_t vocab, const Softcap& cap, RandomKey key,
@@ -104,6 +106,8 @@ class CpuBackend final : public Backend {
   void top_rows(const Tensor& scores, const Tensor& indices) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
+  void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                    std::int64_t count, bool accumulate) override;
 
   // reduction.cpp, random.cpp
   double sum_of_squares(const Tensor& x) override;

@@ -88,4 +88,37 @@ void CpuBackend::scatter_rows(const Tensor& y, const Tensor& indices, const Tens
   for_rows(threads_, y.rows(), y.cols(), [&](std::int64_t i) { copy_row(i, at[i]); });
 }
 
+namespace {
+
+template <class T>
+void copy_columns_of(int threads, const Tensor& x, std::int64_t x_first, const Tensor& y,
+                     std::int64_t y_first, std::int64_t count, bool accumulate) {
+  for_rows(threads, y.rows(), count, [&](std::int64_t r) {
+    T* const to = y.as<T>() + r * y.cols() + y_first;
+    if (!x) {
+      if (!accumulate) std::fill_n(to, count, T(0.0f));
+      return;
+    }
+    const T* const from = x.as<T>() + r * x.cols() + x_first;
+    if (!accumulate) {
+      std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
+      return;
+    }
+    for (std::int64_t c = 0; c < count; ++c)
+      to[c] = T(static_cast<float>(to[c]) + static_cast<float>(from[c]));
+  });
+}
+
+}  // namespace
+
+void CpuBackend::copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                              std::int64_t count, bool accumulate) {
+  require_columns(x, x_first, y, y_first, count);
+  require_compute(y, "copy_columns", "y");
+  if (y.dtype == DType::f32)
+    copy_columns_of<float>(threads_, x, x_first, y, y_first, count, accumulate);
+  else
+    copy_columns_of<bf16>(threads_, x, x_first, y, y_first, count, accumulate);
+}
+
 }  // namespace spectrain

@@ -189,6 +189,8 @@ void CudaBackend::activation(Activation act, const Tensor& x, const Tensor& y) {
         return run(Unary<activate_gelu_tanh<M>>{});
       case Activation::relu2:
         return run(Unary<activate_relu2<M>>{});
+      case Activation::sigmoid:
+        return run(Unary<activate_sigmoid<M>>{});
     }
     throw std::logic_error("activation: unknown activation");
   });
@@ -212,6 +214,8 @@ void CudaBackend::activation_backward(Activation act, const Tensor& dy, const Te
         return run(Backward<slope_gelu_tanh<M>>{});
       case Activation::relu2:
         return run(Backward<slope_relu2<M>>{});
+      case Activation::sigmoid:
+        return run(Backward<slope_sigmoid<M>>{});
     }
     throw std::logic_error("activation_backward: unknown activation");
   });

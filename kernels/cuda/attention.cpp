@@ -9,8 +9,8 @@
 namespace spectrain {
 namespace {
 
-void check(const HeadLayout& l, const Tensor& qkv, const Tensor& out, const Tensor& lse, bool may_lack_lse,
-           std::string_view kernel) {
+void check(const HeadLayout& l, const Tensor& qkv, const Tensor& first_key, const Tensor& out,
+           const Tensor& lse, bool may_lack_lse, std::string_view kernel) {
   require(l.head_dim >= 1 && l.head_dim <= kLargestPlainHeadDim, kernel, [&] {
     return fmt::format("head_dim is {}, a GPU takes 1 to {}", l.head_dim, kLargestPlainHeadDim);
   });
@@ -26,14 +26,16 @@ void check(const HeadLayout& l, const Tensor& qkv, const Tensor& out, const Tens
     return fmt::format("out {} {} is not {} [batch * context, width] = [{}, {}]", name_of(out.dtype),
                        out.shape.str(), name_of(qkv.dtype), l.rows(), l.width());
   });
+  require_vector(first_key, DType::i32, l.rows(), true, kernel, "first_key");
   require_vector(lse, DType::f32, l.batch * l.heads * l.context, may_lack_lse, kernel, "lse");
 }
 
 }  // namespace
 
-LibraryAttention* CudaBackend::Attention::library_for(const HeadLayout& layout, const Tensor& qkv) const {
+LibraryAttention* CudaBackend::Attention::library_for(const HeadLayout& layout, const Tensor& qkv,
+                                                      const Tensor& first_key) const {
   // In float32 there is one path, the exact one.
-  if (!library || qkv.dtype != DType::bf16) return nullptr;
+  if (!library || qkv.dtype != DType::bf16 || first_key) return nullptr;
   return std::find(refused.begin(), refused.end(), layout) == refused.end() ? library.get() : nullptr;
 }
 
@@ -54,34 +56,34 @@ CudaBackend::Attention& CudaBackend::attention_state() {
   return *attention_;
 }
 
-void CudaBackend::attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                            const Tensor& lse) {
-  check(layout, qkv, out, lse, true, "attention");
+void CudaBackend::attention(const HeadLayout& layout, double scale, const Tensor& qkv,
+                            const Tensor& first_key, const Tensor& out, const Tensor& lse) {
+  check(layout, qkv, first_key, out, lse, true, "attention");
   if (layout.rows() == 0) return;
   Attention& state = attention_state();
-  if (LibraryAttention* library = state.library_for(layout, qkv)) {
+  if (LibraryAttention* library = state.library_for(layout, qkv, first_key)) {
     if (library->forward(layout, scale, qkv, out, lse)) return;
     state.note_refusal(layout, capability_);
   }
-  if (flash_attention(*this, layout, scale, qkv, out, lse)) return;
-  plain_attention(*this, layout, scale, qkv, out, lse);
+  if (flash_attention(*this, layout, scale, qkv, first_key, out, lse)) return;
+  plain_attention(*this, layout, scale, qkv, first_key, out, lse);
 }
 
 void CudaBackend::attention_backward(const HeadLayout& layout, double scale, const Tensor& dout,
-                                     const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                                     const Tensor& dqkv) {
+                                     const Tensor& qkv, const Tensor& first_key, const Tensor& out,
+                                     const Tensor& lse, const Tensor& dqkv) {
   constexpr std::string_view kernel = "attention_backward";
-  check(layout, qkv, out, lse, false, kernel);
+  check(layout, qkv, first_key, out, lse, false, kernel);
   require_same(dout, out, kernel, "out and dout");
   require_same(dqkv, qkv, kernel, "qkv and dqkv");
   if (layout.rows() == 0) return;
   Attention& state = attention_state();
-  if (LibraryAttention* library = state.library_for(layout, qkv)) {
+  if (LibraryAttention* library = state.library_for(layout, qkv, first_key)) {
     if (library->backward(layout, scale, dout, qkv, out, lse, dqkv)) return;
     state.note_refusal(layout, capability_);
   }
-  if (flash_attention_backward(*this, layout, scale, dout, qkv, out, lse, dqkv)) return;
-  plain_attention_backward(*this, layout, scale, dout, qkv, out, lse, dqkv);
+  if (flash_attention_backward(*this, layout, scale, dout, qkv, first_key, out, lse, dqkv)) return;
+  plain_attention_backward(*this, layout, scale, dout, qkv, first_key, out, lse, dqkv);
 }
 
 }  // namespace spectrain

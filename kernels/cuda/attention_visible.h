@@ -1,26 +1,21 @@
 #pragma once
 
-#include "kernels/cuda/attention_mask.h"
 #include "kernels/cuda/device.h"
+#include "kernels/tensor.h"
 
-// AttentionMask as kernels read it. Only for .cu files.
+// The first key that each query sees, as kernels read it. Only for .cu files.
 
 namespace spectrain {
 
 struct Visible {
-  int context, window;  // no window: as long as the context
-  const std::int32_t* document_start;
+  int context;
+  const std::int32_t* first;  // [batch, context], or null: 0 for all
 
   // The first key that the query at position t of sequence b sees; its last one is t. Beyond the sequence's
   // end: t itself, so that it never decreases.
   __device__ int first_key(std::int64_t b, int t) const {
     if (t >= context) return t;
-    int first = t - window + 1 > 0 ? t - window + 1 : 0;
-    if (document_start) {
-      const int start = document_start[b * context + t];
-      first = start > first ? start : first;
-    }
-    return first < t ? first : t;
+    return first ? first[b * context + t] : 0;
   }
 };
 
@@ -39,9 +34,8 @@ __device__ inline int end_of_queries(const Visible& visible, std::int64_t b, int
   return low;
 }
 
-inline Visible visible(const AttentionMask& mask, std::int64_t context) {
-  const bool bounded = mask.window > 0 && mask.window < context;
-  return {static_cast<int>(context), static_cast<int>(bounded ? mask.window : context), mask.document_start};
+inline Visible visible(const Tensor& first_key, std::int64_t context) {
+  return {static_cast<int>(context), first_key ? first_key.as<std::int32_t>() : nullptr};
 }
 
 }  // namespace spectrain

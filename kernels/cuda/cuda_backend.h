@@ -107,10 +107,11 @@ class CudaBackend final : public Backend {
                     const Tensor& rstd) override;
   void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
                              const Tensor& out, const Tensor& rstd, const Tensor& din) override;
-  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                 const Tensor& lse) override;
+  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                 const Tensor& out, const Tensor& lse) override;
   void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
-                          const Tensor& out, const Tensor& lse, const Tensor& dqkv) override;
+                          const Tensor& first_key, const Tensor& out, const Tensor& lse,
+                          const Tensor& dqkv) override;
 
   // embedding.cu, cross_entropy.cu, sample_targets.cu
   void embedding(const Tensor& tokens, const Tensor& table, const Tensor& positions, std::int64_t context,
@@ -144,6 +145,8 @@ class CudaBackend final : public Backend {
   void top_rows(const Tensor& scores, const Tensor& indices) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
+  void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                    std::int64_t count, bool accumulate) override;
 
   // reduction.cu, random.cu
   double sum_of_squares(const Tensor& x) override;

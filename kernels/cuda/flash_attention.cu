@@ -88,8 +88,8 @@ bool flash_fits(const HeadLayout& layout, double scale, std::initializer_list<Te
          layout.batch * layout.heads < (1 << 30);
 }
 
-FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& qkv,
-                          const AttentionMask& mask, int rows, std::int64_t heads) {
+FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                          int rows, std::int64_t heads) {
   FlashArgs a{};
   a.blocks = static_cast<int>((layout.context + rows - 1) / rows);
   a.all_heads = static_cast<int>(layout.batch * heads);
@@ -104,7 +104,7 @@ FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& 
   a.packed = layout.packed();
   a.width = layout.width();
   a.padded = (a.context + kRows - 1) / kRows * kRows;
-  a.visible = visible(mask, layout.context);
+  a.visible = visible(first_key, layout.context);
   a.scale = static_cast<float>(scale);
   a.scale_log2 = static_cast<float>(scale * 1.4426950408889634);
   a.qkv = qkv.as<bf16>();
@@ -112,9 +112,9 @@ FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& 
 }
 
 bool flash_attention(CudaBackend& backend, const HeadLayout& layout, double scale, const Tensor& qkv,
-                     const Tensor& out, const Tensor& lse, const AttentionMask& mask) {
+                     const Tensor& first_key, const Tensor& out, const Tensor& lse) {
   if (!flash_fits(layout, scale, {qkv, out})) return false;
-  FlashArgs a = flash_arguments(layout, scale, qkv, mask, kRows, layout.heads);
+  FlashArgs a = flash_arguments(layout, scale, qkv, first_key, kRows, layout.heads);
   if (a.items == 0) return true;
   a.out_written = out.as<bf16>();
   a.lse = lse ? lse.as<float>() : nullptr;

@@ -15,8 +15,8 @@ namespace spectrain {
 bool flash_fits(const HeadLayout& layout, double scale, std::initializer_list<Tensor> tensors);
 
 // For blocks of `rows` rows of `heads` heads in each sequence.
-FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& qkv,
-                          const AttentionMask& mask, int rows, std::int64_t heads);
+FlashArgs flash_arguments(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                          int rows, std::int64_t heads);
 
 // The forward pass with wgmma (flash_attention_wgmma.cu): whether it may run, and itself. Of `arguments` all
 // but what says how the work is cut.
@@ -33,7 +33,7 @@ void flash_attention_keys(CudaBackend& backend, const HeadLayout& layout, const 
 // std::bool_constant.
 template <class Body>
 void with_flash_kernel(const HeadLayout& layout, const Visible& visible, Body body) {
-  const bool masked = visible.document_start != nullptr || visible.window < visible.context;
+  const bool masked = visible.first != nullptr;
   const auto choose = [&](auto D) { masked ? body(D, std::true_type{}) : body(D, std::false_type{}); };
   layout.head_dim == 64 ? choose(std::integral_constant<int, 64>{})
                         : choose(std::integral_constant<int, 128>{});

@@ -161,10 +161,10 @@ void run_dq(CudaBackend& backend, const FlashArgs& a) {
 }  // namespace
 
 bool flash_attention_backward(CudaBackend& backend, const HeadLayout& layout, double scale,
-                              const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                              const Tensor& dqkv, const AttentionMask& mask) {
+                              const Tensor& dout, const Tensor& qkv, const Tensor& first_key,
+                              const Tensor& out, const Tensor& lse, const Tensor& dqkv) {
   if (!flash_fits(layout, scale, {dout, qkv, out, dqkv})) return false;
-  FlashArgs a = flash_arguments(layout, scale, qkv, mask, kQueries, layout.heads);
+  FlashArgs a = flash_arguments(layout, scale, qkv, first_key, kQueries, layout.heads);
   if (a.items == 0) return true;
   a.out = out.as<bf16>();
   a.dout = dout.as<bf16>();

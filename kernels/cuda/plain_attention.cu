@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kThreads) plain_keys_kernel(const PlainArgs<T>
 }
 
 template <class T>
-PlainArgs<T> arguments(const HeadLayout& l, double scale, const Tensor& qkv, const AttentionMask& mask) {
+PlainArgs<T> arguments(const HeadLayout& l, double scale, const Tensor& qkv, const Tensor& first_key) {
   PlainArgs<T> a{};
   a.batch = static_cast<int>(l.batch);
   a.context = static_cast<int>(l.context);
@@ -223,7 +223,7 @@ PlainArgs<T> arguments(const HeadLayout& l, double scale, const Tensor& qkv, con
   a.head_dim = static_cast<int>(l.head_dim);
   a.packed = l.packed();
   a.width = l.width();
-  a.visible = visible(mask, l.context);
+  a.visible = visible(first_key, l.context);
   a.scale = static_cast<float>(scale);
   a.qkv = qkv.as<T>();
   return a;
@@ -247,12 +247,12 @@ Grid grid(const CudaBackend& backend, std::int64_t work) {
 }  // namespace
 
 void plain_attention(CudaBackend& backend, const HeadLayout& layout, double scale, const Tensor& qkv,
-                     const Tensor& out, const Tensor& lse, const AttentionMask& mask) {
+                     const Tensor& first_key, const Tensor& out, const Tensor& lse) {
   const std::int64_t queries = layout.rows() * layout.heads;
   if (queries == 0) return;
   with_compute(qkv, "attention", [&](auto* p) {
     using T = Element<decltype(p)>;
-    PlainArgs<T> a = arguments<T>(layout, scale, qkv, mask);
+    PlainArgs<T> a = arguments<T>(layout, scale, qkv, first_key);
     a.out_written = out.as<T>();
     a.lse = lse ? lse.as<float>() : nullptr;
     with_columns(layout.head_dim, [&](auto per) {
@@ -262,13 +262,13 @@ void plain_attention(CudaBackend& backend, const HeadLayout& layout, double scal
 }
 
 void plain_attention_backward(CudaBackend& backend, const HeadLayout& layout, double scale,
-                              const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                              const Tensor& dqkv, const AttentionMask& mask) {
+                              const Tensor& dout, const Tensor& qkv, const Tensor& first_key,
+                              const Tensor& out, const Tensor& lse, const Tensor& dqkv) {
   const std::int64_t queries = layout.rows() * layout.heads;
   if (queries == 0) return;
   with_compute(qkv, "attention_backward", [&](auto* p) {
     using T = Element<decltype(p)>;
-    PlainArgs<T> a = arguments<T>(layout, scale, qkv, mask);
+    PlainArgs<T> a = arguments<T>(layout, scale, qkv, first_key);
     a.out = out.as<T>();
     a.dout = dout.as<T>();
     a.dqkv = dqkv.as<T>();

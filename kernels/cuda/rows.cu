@@ -70,6 +70,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <bool add, class T>
+__global__ void __launch_bounds__(kThreads)
+    columns_kernel(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t rows,
+                   std::int64_t count) {
+  for (std::int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+    for (std::int64_t c = threadIdx.x; c < count; c += kThreads) {
+      const float from = x ? widen(x[r * x_stride + c]) : 0.0f;
+      T& to = y[r * y_stride + c];
+      to = narrow<T>(add ? widen(to) + from : from);
+    }
+}
+
 template <bool gather>
 void move_rows(CudaBackend& b, const Tensor& from, const Tensor& indices, const Tensor& to,
                const char* kernel) {
@@ -105,6 +117,19 @@ void CudaBackend::gather_rows(const Tensor& x, const Tensor& indices, const Tens
 void CudaBackend::scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) {
   require_rows(x, indices, y, "scatter_rows");
   move_rows<false>(*this, y, indices, x, "scatter_rows");
+}
+
+void CudaBackend::copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                               std::int64_t count, bool accumulate) {
+  require_columns(x, x_first, y, y_first, count);
+  if (y.rows() == 0 || count == 0) return;
+  with_compute(y, "copy_columns", [&](auto* to) {
+    using T = Element<decltype(to)>;
+    launch(stream_, {blocks_for(y.rows()), kThreads},
+           accumulate ? columns_kernel<true, T> : columns_kernel<false, T>,
+           x ? static_cast<const T*>(x.as<T>() + x_first) : nullptr, x ? x.cols() : 0, y.as<T>() + y_first,
+           y.cols(), y.rows(), count);
+  });
 }
 
 }  // namespace spectrain

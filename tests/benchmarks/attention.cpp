@@ -51,9 +51,10 @@ void attention(benchmark::State& state, HeadLayout l, DType dtype, int threads) 
   Memory lse(DType::f32, l.batch * l.heads, l.context, 0), dqkv(dtype, l.rows(), l.packed(), 0);
   const double products = static_cast<double>(l.batch * l.heads * l.context * l.context * l.head_dim);
   const bool backward = state.range(0) != 0;
-  const auto forward = [&] { cpu->attention(l, 0.125, qkv.tensor(), out.tensor(), lse.tensor()); };
+  const auto forward = [&] { cpu->attention(l, 0.125, qkv.tensor(), {}, out.tensor(), lse.tensor()); };
   const auto gradient = [&] {
-    cpu->attention_backward(l, 0.125, dout.tensor(), qkv.tensor(), out.tensor(), lse.tensor(), dqkv.tensor());
+    cpu->attention_backward(l, 0.125, dout.tensor(), qkv.tensor(), {}, out.tensor(), lse.tensor(),
+                            dqkv.tensor());
   };
   forward();
   for (auto _ : state) {

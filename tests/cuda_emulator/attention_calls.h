@@ -3,7 +3,6 @@
 #include <memory>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/attention_mask.h"
 #include "kernels/cuda/options.h"
 
 namespace spectrain::emulator {
@@ -16,11 +15,10 @@ class AttentionCalls {
   explicit AttentionCalls(const CudaOptions& options = {});
   ~AttentionCalls();
   // False: the kernels do not take this, and nothing was done.
-  bool forward(Way way, const HeadLayout& layout, double scale, const AttentionMask& mask, const Tensor& qkv,
+  bool forward(Way way, const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
                const Tensor& out, const Tensor& lse);
-  bool backward(Way way, const HeadLayout& layout, double scale, const AttentionMask& mask,
-                const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                const Tensor& dqkv);
+  bool backward(Way way, const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
+                const Tensor& first_key, const Tensor& out, const Tensor& lse, const Tensor& dqkv);
 
  private:
   std::unique_ptr<Backend> backend_;

@@ -5,7 +5,8 @@
 namespace spectrain {
 namespace {
 
-constexpr Activation kAll[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2};
+constexpr Activation kAll[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2,
+                               Activation::sigmoid};
 constexpr DType kDTypes[] = {DType::f32, DType::bf16};
 constexpr std::int64_t kSizes[] = {1, 5, 7, 100, 769, 70001};
 
@@ -29,7 +30,7 @@ TEST_P(ActivationTest, BackwardAgreesWithFloat64) {
     for (const std::int64_t n : kSizes)
       for (const Activation act : kAll) {
         const Twin x = random({n}, dtype, 2), dy = random({n}, dtype), dx = output({n}, dtype);
-        if (act == Activation::relu2) {  // it saves its output
+        if (saves_output(act)) {
           cpu().activation(act, x.tested, x.tested);
           widen(x);
         }
@@ -71,6 +72,12 @@ TEST_P(ActivationTest, NanInfinityAndZero) {
     const Twin x = values({4}, DType::f32, {nan, inf, 0, 100}), y = output({4}, DType::f32);
     cpu().activation(act, x.tested, y.tested);
     EXPECT_TRUE(std::isnan(element(y.tested, 0)));
+    if (act == Activation::sigmoid) {
+      EXPECT_EQ(element(y.tested, 1), 1);
+      EXPECT_EQ(element(y.tested, 2), 0.5);
+      EXPECT_EQ(element(y.tested, 3), 1);
+      continue;
+    }
     EXPECT_EQ(element(y.tested, 1), inf);
     EXPECT_EQ(element(y.tested, 2), 0);
     EXPECT_EQ(element(y.tested, 3), act == Activation::relu2 ? 10000 : 100);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,7 @@ struct Case {
   HeadLayout l;
   double scale;
   Twin qkv, out, lse, dout, dqkv;
+  std::vector<std::int32_t> first_key;  // empty: every query sees from the beginning on
   Case(const HeadLayout& layout, DType dtype, double magnitude = 1)
       : l(layout),
         scale(1 / std::sqrt(static_cast<double>(layout.head_dim))),
@@ -86,9 +88,17 @@ struct Case {
         lse(DType::f32, l.batch * l.heads, l.context),
         dout(dtype, l.rows(), l.width(), 2),
         dqkv(dtype, l.rows(), l.packed()) {}
-  void forward(Backend& b) { b.attention(l, scale, qkv.tensor(), out.tensor(), lse.tensor()); }
+  Tensor seen() {
+    return first_key.empty() ? Tensor{} : Tensor{first_key.data(), DType::i32, Shape{l.rows()}};
+  }
+  void forward(Backend& b) { b.attention(l, scale, qkv.tensor(), seen(), out.tensor(), lse.tensor()); }
   void backward(Backend& b) {
-    b.attention_backward(l, scale, dout.tensor(), qkv.tensor(), out.tensor(), lse.tensor(), dqkv.tensor());
+    b.attention_backward(l, scale, dout.tensor(), qkv.tensor(), seen(), out.tensor(), lse.tensor(),
+                         dqkv.tensor());
+  }
+  void forward_wide(Backend& b) { b.attention(l, scale, qkv.wide(), seen(), out.wide(), lse.wide()); }
+  void backward_wide(Backend& b) {
+    b.attention_backward(l, scale, dout.wide(), qkv.wide(), seen(), out.wide(), lse.wide(), dqkv.wide());
   }
 };
 
@@ -98,7 +108,7 @@ TEST(Attention, EqualsTheReference) {
     for (DType dtype : {DType::f32, DType::bf16}) {
       SCOPED_TRACE(name(l) + " " + std::string(name_of(dtype)));
       Case c(l, dtype);
-      reference.attention(l, c.scale, c.qkv.wide(), c.out.wide(), c.lse.wide());
+      c.forward_wide(reference);
       const double walk = 8 * kEps32 * std::sqrt(static_cast<double>(l.context + l.head_dim));
       on_every_backend([&](Backend& cpu) {
         c.forward(cpu);
@@ -119,8 +129,7 @@ TEST(Attention, GradientEqualsTheReference) {
       c.forward(*make_cpu_backend({.threads = 1}));
       c.out.adopt();
       c.lse.adopt();
-      reference.attention_backward(l, c.scale, c.dout.wide(), c.qkv.wide(), c.out.wide(), c.lse.wide(),
-                                   c.dqkv.wide());
+      c.backward_wide(reference);
       const double walk =
           8 * kEps32 * std::sqrt(static_cast<double>(l.context + l.head_dim)) * (1 + c.dqkv.largest());
       on_every_backend([&](Backend& cpu) {
@@ -129,6 +138,102 @@ TEST(Attention, GradientEqualsTheReference) {
         c.dqkv.expect_close(walk, "dqkv");
       });
     }
+}
+
+// Documents of random lengths, and within each no more than `window` tokens (0: no bound).
+std::vector<std::int32_t> random_first_keys(const HeadLayout& l, unsigned seed, unsigned length,
+                                            std::int32_t window) {
+  std::vector<std::int32_t> first;
+  std::mt19937 random(seed);
+  for (std::int64_t b = 0; b < l.batch; ++b)
+    for (std::int32_t t = 0, start = 0, left = 0; t < l.context; ++t, --left) {
+      if (left == 0) {
+        start = t;
+        left = static_cast<std::int32_t>(1 + random() % length);
+      }
+      first.push_back(window > 0 ? std::max(start, t - window + 1) : start);
+    }
+  return first;
+}
+
+// A mask against the reference's plain loops over the keys that are seen.
+void expect_masked(const HeadLayout& l, DType dtype, const std::vector<std::int32_t>& first_key) {
+  ReferenceBackend reference;
+  Case c(l, dtype);
+  c.first_key = first_key;
+  c.forward_wide(reference);
+  const double walk = 8 * kEps32 * std::sqrt(static_cast<double>(l.context + l.head_dim));
+  on_every_backend([&](Backend& tested) {
+    c.forward(tested);
+    c.out.expect_close(rounds_weights(tested, l, dtype) ? walk + 0x1p-8 : walk, "out");
+    c.lse.expect_close(walk, "lse");
+  });
+  c.forward(*make_cpu_backend({.threads = 1}));
+  c.out.adopt();
+  c.lse.adopt();
+  c.backward_wide(reference);
+  on_every_backend([&](Backend& tested) {
+    if (rounds_weights(tested, l, dtype)) return;
+    c.backward(tested);
+    c.dqkv.expect_close(walk * (1 + c.dqkv.largest()), "dqkv");
+  });
+}
+
+// A window's border in every place relative to blocks of 64.
+TEST(Attention, SeesAWindow) {
+  const HeadLayout l{.batch = 1, .context = 200, .heads = 2, .kv_heads = 1, .head_dim = 24};
+  for (const std::int32_t window :
+       {1, 2, 33, 63, 64, 65, 66, 100, 127, 128, 129, 191, 192, 193, 199, 200, 500}) {
+    SCOPED_TRACE(window);
+    expect_masked(l, window % 2 ? DType::f32 : DType::bf16, random_first_keys(l, 1, 1, window));
+    expect_masked(l, DType::f32, random_first_keys(l, 1, 100000, window));
+  }
+}
+
+TEST(Attention, SeesItsOwnDocument) {
+  for (const unsigned length : {1u, 3u, 40u, 90u, 180u})
+    for (const std::int32_t window : {0, 50}) {
+      SCOPED_TRACE(testing::Message() << "documents up to " << length << ", window " << window);
+      const HeadLayout several{.batch = 3, .context = 181, .heads = 4, .kv_heads = 2, .head_dim = 17};
+      expect_masked(several, DType::f32, random_first_keys(several, length, length, window));
+      const HeadLayout single{.batch = 1, .context = 300, .heads = 1, .kv_heads = 1, .head_dim = 64};
+      expect_masked(single, DType::bf16, random_first_keys(single, length + 7, length, window));
+    }
+}
+
+TEST(Attention, SeeingAllIsTheSameAsNoMask) {
+  const HeadLayout l{.batch = 2, .context = 150, .heads = 2, .kv_heads = 1, .head_dim = 20};
+  on_every_backend([&](Backend& tested) {
+    Case plain(l, DType::f32), masked(l, DType::f32);
+    masked.first_key.assign(static_cast<std::size_t>(l.rows()), 0);
+    for (Case* c : {&plain, &masked}) {
+      c->forward(tested);
+      c->backward(tested);
+    }
+    EXPECT_EQ(plain.out.bytes(), masked.out.bytes());
+    EXPECT_EQ(plain.lse.bytes(), masked.lse.bytes());
+    EXPECT_EQ(plain.dqkv.bytes(), masked.dqkv.bytes());
+  });
+}
+
+// What is outside is not read, so that a NaN there does not show; and whole blocks there cost nothing.
+TEST(Attention, SeesNothingOutside) {
+  const HeadLayout l{.batch = 1, .context = 260, .heads = 1, .kv_heads = 1, .head_dim = 16};
+  on_every_backend([&](Backend& tested) {
+    Case clean(l, DType::f32), dirty(l, DType::f32);
+    for (std::int32_t t = 0; t < l.context; ++t) clean.first_key.push_back(t < 192 ? 0 : 192);
+    dirty.first_key = clean.first_key;
+    for (std::int64_t i = 0; i < 128 * l.packed(); ++i) dirty.qkv.set(i, NAN);
+    for (Case* c : {&clean, &dirty}) {
+      c->forward(tested);
+      c->backward(tested);
+    }
+    for (std::int64_t i = 192 * l.width(); i < l.rows() * l.width(); ++i)
+      ASSERT_EQ(clean.out.get(i), dirty.out.get(i)) << i;
+    for (std::int64_t i = 192 * l.packed(); i < l.rows() * l.packed(); ++i)
+      ASSERT_EQ(clean.dqkv.get(i), dirty.dqkv.get(i)) << i;
+    EXPECT_TRUE(std::isnan(dirty.out.get(0)));
+  });
 }
 
 // An own forward pass in plain loops, and the gradient of sum(out * dout) by differences of it.
@@ -184,12 +289,16 @@ TEST(Attention, GivesTheSameBitsOnAnyNumberOfThreads) {
   for (DType dtype : {DType::f32, DType::bf16})
     for (std::int64_t kv_heads : {1, 3}) {
       const HeadLayout l{.batch = 1, .context = 200, .heads = 3, .kv_heads = kv_heads, .head_dim = 40};
+      const auto first_key =
+          dtype == DType::f32 ? std::vector<std::int32_t>{} : random_first_keys(l, 3, 150, 90);
       Case one(l, dtype);
+      one.first_key = first_key;
       auto single = make_cpu_backend({.threads = 1});
       one.forward(*single);
       one.backward(*single);
       for (int threads : {2, 3, 5, 8}) {
         Case many(l, dtype);
+        many.first_key = first_key;
         auto cpu = make_cpu_backend({.threads = threads});
         for (int again = 0; again < 2; ++again) {
           many.forward(*cpu);
@@ -243,7 +352,7 @@ TEST(Attention, TakesScoresFarApart) {
   ReferenceBackend reference;
   on_every_backend([&](Backend& cpu) {
     Case c(l, DType::f32, 30);  // scores of several thousand
-    reference.attention(l, c.scale, c.qkv.wide(), c.out.wide(), c.lse.wide());
+    c.forward_wide(reference);
     c.forward(cpu);
     // A score s is known to eps * |terms of its sum|, and so is the logarithm of its weight.
     const double score = 900 * std::sqrt(64.0);
@@ -271,7 +380,7 @@ TEST(Attention, LseIsOptionalForwardAndScratchIsKept) {
   const auto expect_kept = [&](Backend& tested) {
     Case a(l, DType::f32), b(l, DType::f32);
     a.forward(tested);
-    tested.attention(l, b.scale, b.qkv.tensor(), b.out.tensor(), {});
+    tested.attention(l, b.scale, b.qkv.tensor(), {}, b.out.tensor(), {});
     EXPECT_EQ(a.out.bytes(), b.out.bytes());
     a.backward(tested);
     const std::size_t held = tested.allocated_bytes();
@@ -294,10 +403,14 @@ TEST(Attention, RefusesWhatItCannotDo) {
     Case uneven({.batch = 1, .context = 2, .heads = 3, .kv_heads = 2, .head_dim = 4}, DType::f32);
     EXPECT_THROW(uneven.forward(tested), std::logic_error);
     Case c({.batch = 1, .context = 2, .heads = 2, .kv_heads = 1, .head_dim = 4}, DType::f32);
-    EXPECT_THROW(tested.attention(c.l, 1, c.out.tensor(), c.out.tensor(), {}), std::logic_error);
-    EXPECT_THROW(tested.attention(c.l, 1, c.qkv.wide(), c.out.wide(), {}), std::logic_error);
-    EXPECT_THROW(tested.attention_backward(c.l, 1, c.dout.tensor(), c.qkv.tensor(), c.out.tensor(), {},
+    EXPECT_THROW(tested.attention(c.l, 1, c.out.tensor(), {}, c.out.tensor(), {}), std::logic_error);
+    EXPECT_THROW(tested.attention(c.l, 1, c.qkv.wide(), {}, c.out.wide(), {}), std::logic_error);
+    EXPECT_THROW(tested.attention_backward(c.l, 1, c.dout.tensor(), c.qkv.tensor(), {}, c.out.tensor(), {},
                                            c.dqkv.tensor()),
+                 std::logic_error);
+    c.first_key = {0};  // of two rows
+    EXPECT_THROW(tested.attention(c.l, 1, c.qkv.tensor(), Tensor{c.first_key.data(), DType::i32, Shape{1}},
+                                  c.out.tensor(), {}),
                  std::logic_error);
   });
 }
@@ -320,8 +433,8 @@ TEST(Attention, ReplayGivesTheSameBits) {
     };
     const Tensor qkv = put(c.qkv), out = put(c.out), lse = put(c.lse), dout = put(c.dout), dqkv = put(c.dqkv);
     const auto work = [&] {
-      device->attention(c.l, c.scale, qkv, out, lse);
-      device->attention_backward(c.l, c.scale, dout, qkv, out, lse, dqkv);
+      device->attention(c.l, c.scale, qkv, {}, out, lse);
+      device->attention_backward(c.l, c.scale, dout, qkv, {}, out, lse, dqkv);
     };
     const auto result = [&] {
       std::vector<unsigned char> bytes(dqkv.bytes());

@@ -201,8 +201,8 @@ class CudnnOnAGpu : public ::testing::TestWithParam<HeadLayout> {
                  lse = lse_memory->view(DType::f32, {l.batch, l.heads, l.context});
     b.copy_from_host(qkv, random(qkv.numel(), 1).data());
     b.copy_from_host(dout, random(dout.numel(), 2).data());
-    b.attention(l, scale, qkv, out, lse);
-    b.attention_backward(l, scale, dout, qkv, out, lse, dqkv);
+    b.attention(l, scale, qkv, {}, out, lse);
+    b.attention_backward(l, scale, dout, qkv, {}, out, lse, dqkv);
     return {widened(out), {lse.as<float>(), lse.as<float>() + lse.numel()}, widened(dqkv)};
   }
   static std::unique_ptr<Backend> gpu(bool cudnn, std::string& reason) {

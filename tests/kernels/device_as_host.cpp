@@ -149,14 +149,15 @@ class DeviceAsHost final : public Backend {
       device_->qk_transform_backward(layout, there(c, t), c(dout), c(out), c(rstd), c(din));
     });
   }
-  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                 const Tensor& lse) override {
-    call([&](Call& c) { device_->attention(layout, scale, c(qkv), c(out), c(lse)); });
+  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                 const Tensor& out, const Tensor& lse) override {
+    call([&](Call& c) { device_->attention(layout, scale, c(qkv), c(first_key), c(out), c(lse)); });
   }
   void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
-                          const Tensor& out, const Tensor& lse, const Tensor& dqkv) override {
+                          const Tensor& first_key, const Tensor& out, const Tensor& lse,
+                          const Tensor& dqkv) override {
     call([&](Call& c) {
-      device_->attention_backward(layout, scale, c(dout), c(qkv), c(out), c(lse), c(dqkv));
+      device_->attention_backward(layout, scale, c(dout), c(qkv), c(first_key), c(out), c(lse), c(dqkv));
     });
   }
 
@@ -229,6 +230,10 @@ class DeviceAsHost final : public Backend {
   }
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override {
     call([&](Call& c) { device_->scatter_rows(c(y), c(indices), c(x)); });
+  }
+  void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                    std::int64_t count, bool accumulate) override {
+    call([&](Call& c) { device_->copy_columns(c(x), x_first, c(y), y_first, count, accumulate); });
   }
 
   double sum_of_squares(const Tensor& x) override {

@@ -48,10 +48,10 @@ struct Array {
   Tensor t;
 };
 
+// What a query sees: at most `window` tokens (0: no bound), none before the start of its document.
 struct Mask {
   std::int64_t window = 0;
   std::vector<std::int32_t> starts;  // empty: no documents
-  AttentionMask view() const { return {window, starts.empty() ? nullptr : starts.data()}; }
 };
 
 struct Case {
@@ -59,6 +59,7 @@ struct Case {
   Mask mask;
   double scale;
   Array qkv, out, lse, dout, dqkv;
+  std::vector<std::int32_t> first_keys;
   Case(const HeadLayout& layout, DType dtype, Mask m = {}, double magnitude = 1)
       : l(layout),
         mask(std::move(m)),
@@ -70,12 +71,19 @@ struct Case {
         dqkv(dtype, {l.rows(), l.packed()}) {
     qkv.randomize(1, magnitude);
     dout.randomize(2);
+    if (mask.window == 0 && mask.starts.empty()) return;
+    for (std::int64_t b = 0; b < l.batch; ++b)
+      for (std::int64_t t = 0; t < l.context; ++t)
+        first_keys.push_back(static_cast<std::int32_t>(first_key(b, t)));
+  }
+  Tensor seen() {
+    return first_keys.empty() ? Tensor{} : Tensor{first_keys.data(), DType::i32, Shape{l.rows()}};
   }
   bool forward(AttentionCalls& calls, Way way) {
-    return calls.forward(way, l, scale, mask.view(), qkv.t, out.t, lse.t);
+    return calls.forward(way, l, scale, qkv.t, seen(), out.t, lse.t);
   }
   bool backward(AttentionCalls& calls, Way way) {
-    return calls.backward(way, l, scale, mask.view(), dout.t, qkv.t, out.t, lse.t, dqkv.t);
+    return calls.backward(way, l, scale, dout.t, qkv.t, seen(), out.t, lse.t, dqkv.t);
   }
   std::int64_t first_key(std::int64_t b, std::int64_t t) const {
     std::int64_t first = mask.window > 0 ? std::max<std::int64_t>(0, t - mask.window + 1) : 0;

@@ -52,14 +52,14 @@ class ReferenceGradients : public ::testing::Test {
 
 TEST_F(ReferenceGradients, Activations) {
   for (const Activation act :
-       {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2}) {
+       {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2, Activation::sigmoid}) {
     const Tensor x = random({40}), dy = random({40}), y = make({40}), dx = make({40});
     const auto f = [&] {
       ref_.activation(act, x, y);
       return weighted(dy, y);
     };
     f();
-    ref_.activation_backward(act, dy, act == Activation::relu2 ? y : x, dx);
+    ref_.activation_backward(act, dy, saves_output(act) ? y : x, dx);
     check(x, dx, f, "activation");
   }
   const Tensor x = random({3, 10}), dy = random({3, 5}), y = make({3, 5}), dx = make({3, 10});
@@ -189,11 +189,11 @@ TEST_F(ReferenceGradients, Attention) {
     const Tensor out = make({l.rows(), l.width()}), lse = make({l.batch, l.heads, l.context});
     const Tensor d = make({l.rows(), l.packed()});
     const auto f = [&] {
-      ref_.attention(l, 0.6, qkv, out, lse);
+      ref_.attention(l, 0.6, qkv, {}, out, lse);
       return weighted(dout, out);
     };
     f();
-    ref_.attention_backward(l, 0.6, dout, qkv, out, lse, d);
+    ref_.attention_backward(l, 0.6, dout, qkv, {}, out, lse, d);
     check(qkv, d, f, "attention");
   }
 }
@@ -204,7 +204,7 @@ TEST_F(ReferenceGradients, AttentionByHand) {
   const Tensor qkv = make({2, 3}), out = make({2, 1}), lse = make({1, 1, 2});
   const double rows[] = {1, 0, 4, 1, std::log(3.0), 8};
   ref_.copy_from_host(qkv, rows);
-  ref_.attention({1, 2, 1, 1, 1}, 1, qkv, out, lse);
+  ref_.attention({1, 2, 1, 1, 1}, 1, qkv, {}, out, lse);
   EXPECT_NEAR(out.as<double>()[0], 4, 1e-15);
   EXPECT_NEAR(out.as<double>()[1], 7, 1e-15);
   EXPECT_NEAR(lse.as<double>()[1], std::log(4.0), 1e-15);

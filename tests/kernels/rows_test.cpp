@@ -48,6 +48,29 @@ TEST_P(RowsTest, ScoresOutOfTheOrdinary) {
   for (std::int64_t count = 0; count <= 10; ++count) expect_top(scores, count);
 }
 
+TEST_P(RowsTest, CopiesColumns) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const auto& [rows, cols] :
+         {std::pair<std::int64_t, std::int64_t>{1, 1}, {7, 5}, {300, 129}, {3, 700}})
+      for (const bool accumulate : {false, true})
+        for (const std::int64_t count : {std::int64_t{0}, std::int64_t{1}, cols / 2, cols}) {
+          SCOPED_TRACE(testing::Message() << rows << " x " << cols << ", " << count << " of "
+                                          << name_of(dtype) << (accumulate ? " added" : ""));
+          const Twin x = random({rows, cols}, dtype), y = random({rows, cols + 3}, dtype);
+          cpu().copy_columns(x.tested, cols - count, y.tested, 2, count, accumulate);
+          exact().copy_columns(x.exact, cols - count, y.exact, 2, count, accumulate);
+          expect_close(y, 0, 1, "columns");
+          cpu().copy_columns({}, 0, y.tested, 1, count, accumulate);
+          exact().copy_columns({}, 0, y.exact, 1, count, accumulate);
+          expect_close(y, 0, 1, "columns");
+        }
+  const Twin x = random({4, 5}, DType::f32), y = random({4, 6}, DType::f32),
+             short_one = random({3, 6}, DType::f32);
+  EXPECT_THROW(cpu().copy_columns(x.tested, 3, y.tested, 0, 3, false), std::logic_error);
+  EXPECT_THROW(cpu().copy_columns(x.tested, 0, y.tested, 4, 3, false), std::logic_error);
+  EXPECT_THROW(cpu().copy_columns(x.tested, 0, short_one.tested, 0, 2, false), std::logic_error);
+}
+
 TEST_P(RowsTest, GatherAndScatter) {
   const std::vector<DType> dtypes = {DType::f32, DType::bf16};
   for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {5, 3}, {40, 129}, {700, 65}})

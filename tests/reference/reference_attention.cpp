@@ -49,6 +49,10 @@ Parts parts_of(const HeadLayout& l, Index batch, Index position, Index head) {
           row + (l.heads + l.kv_heads + group) * l.head_dim};
 }
 
+Index first_seen(const HeadLayout& l, const Tensor& first_key, Index batch, Index position) {
+  return first_key ? first_key.as<std::int32_t>()[batch * l.context + position] : 0;
+}
+
 }  // namespace
 
 void ReferenceBackend::qk_transform(const HeadLayout& l, const QkTransform& t, const Tensor& in,
@@ -94,18 +98,19 @@ void ReferenceBackend::qk_transform_backward(const HeadLayout& l, const QkTransf
     }
 }
 
-void ReferenceBackend::attention(const HeadLayout& l, double scale, const Tensor& qkv, const Tensor& out,
-                                 const Tensor& lse) {
+void ReferenceBackend::attention(const HeadLayout& l, double scale, const Tensor& qkv,
+                                 const Tensor& first_key, const Tensor& out, const Tensor& lse) {
   const double* X = qkv.as<double>();
   const Index D = l.head_dim;
   for (Index b = 0; b < l.batch; ++b)
     for (Index h = 0; h < l.heads; ++h)
       for (Index t = 0; t < l.context; ++t) {
-        std::vector<double> score(static_cast<std::size_t>(t) + 1);
+        const Index first = first_seen(l, first_key, b, t);
+        std::vector<double> score;
         double largest = -INFINITY, total = 0;
-        for (Index s = 0; s <= t; ++s) {
+        for (Index s = first; s <= t; ++s) {
           const double z = scale * dot(X + parts_of(l, b, t, h).q, X + parts_of(l, b, s, h).k, D);
-          score[static_cast<std::size_t>(s)] = z;
+          score.push_back(z);
           largest = std::max(largest, z);
         }
         for (const double z : score) total += std::exp(z - largest);
@@ -113,15 +118,16 @@ void ReferenceBackend::attention(const HeadLayout& l, double scale, const Tensor
         if (lse) lse.as<double>()[(b * l.heads + h) * l.context + t] = log_sum;
         double* o = out.as<double>() + (b * l.context + t) * l.width() + h * D;
         for (Index i = 0; i < D; ++i) o[i] = 0;
-        for (Index s = 0; s <= t; ++s)
+        for (Index s = first; s <= t; ++s)
           for (Index i = 0; i < D; ++i)
-            o[i] += std::exp(score[static_cast<std::size_t>(s)] - log_sum) * X[parts_of(l, b, s, h).v + i];
+            o[i] += std::exp(score[static_cast<std::size_t>(s - first)] - log_sum) *
+                    X[parts_of(l, b, s, h).v + i];
       }
 }
 
 void ReferenceBackend::attention_backward(const HeadLayout& l, double scale, const Tensor& dout,
-                                          const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                                          const Tensor& dqkv) {
+                                          const Tensor& qkv, const Tensor& first_key, const Tensor& out,
+                                          const Tensor& lse, const Tensor& dqkv) {
   const double* X = qkv.as<double>();
   double* DX = dqkv.as<double>();
   const Index D = l.head_dim;
@@ -133,7 +139,7 @@ void ReferenceBackend::attention_backward(const HeadLayout& l, double scale, con
         const double* d = dout.as<double>() + row;
         const double mean_gradient = dot(d, out.as<double>() + row, D);
         const Parts at = parts_of(l, b, t, h);
-        for (Index s = 0; s <= t; ++s) {
+        for (Index s = first_seen(l, first_key, b, t); s <= t; ++s) {
           const Parts from = parts_of(l, b, s, h);
           const double p = std::exp(scale * dot(X + at.q, X + from.k, D) -
                                     lse.as<double>()[(b * l.heads + h) * l.context + t]);

@@ -51,6 +51,8 @@ class ReferenceBackend final : public Backend {
   void top_rows(const Tensor& scores, const Tensor& indices) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y) override;
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
+  void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
+                    std::int64_t count, bool accumulate) override;
 
   double sum_of_squares(const Tensor& x) override;
   double sum(const Tensor& x) override;
@@ -104,10 +106,11 @@ class ReferenceBackend final : public Backend {
                     const Tensor& rstd) override;
   void qk_transform_backward(const HeadLayout& layout, const QkTransform& t, const Tensor& dout,
                              const Tensor& out, const Tensor& rstd, const Tensor& din) override;
-  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
-                 const Tensor& lse) override;
+  void attention(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& first_key,
+                 const Tensor& out, const Tensor& lse) override;
   void attention_backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
-                          const Tensor& out, const Tensor& lse, const Tensor& dqkv) override;
+                          const Tensor& first_key, const Tensor& out, const Tensor& lse,
+                          const Tensor& dqkv) override;
 
  private:
   friend class ReferenceBuffer;

@@ -52,6 +52,15 @@ void ReferenceBackend::gather_rows(const Tensor& x, const Tensor& indices, const
     copy(x.slice_rows(indices.as<std::int32_t>()[i], 1), y.slice_rows(i, 1));
 }
 
+void ReferenceBackend::copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y,
+                                    std::int64_t y_first, std::int64_t count, bool accumulate) {
+  for (std::int64_t r = 0; r < y.rows(); ++r)
+    for (std::int64_t c = 0; c < count; ++c) {
+      double& to = y.as<double>()[r * y.cols() + y_first + c];
+      to = (accumulate ? to : 0) + (x ? x.as<double>()[r * x.cols() + x_first + c] : 0);
+    }
+}
+
 void ReferenceBackend::scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) {
   for (std::int64_t i = 0; i < indices.numel(); ++i)
     copy(y.slice_rows(i, 1), x.slice_rows(indices.as<std::int32_t>()[i], 1));

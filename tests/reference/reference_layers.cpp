@@ -24,11 +24,13 @@ double apply(Activation act, double x) {
       return 0.5 * x * (1 + std::tanh(kSqrt2OverPi * (x + 0.044715 * x * x * x)));
     case Activation::relu2:
       return x > 0 ? x * x : 0;
+    case Activation::sigmoid:
+      return sigmoid(x);
   }
   throw std::logic_error("unknown activation");
 }
 
-// `saved` is the input x, for relu2 the output y.
+// `saved` is the output y where saves_output(act), else the input x.
 double derivative(Activation act, double saved) {
   const double x = saved;
   switch (act) {
@@ -42,6 +44,8 @@ double derivative(Activation act, double saved) {
     }
     case Activation::relu2:
       return 2 * std::sqrt(saved);
+    case Activation::sigmoid:
+      return saved * (1 - saved);
   }
   throw std::logic_error("unknown activation");
 }

@@ -33,6 +33,36 @@ struct Sizes {
         group(a.heads / a.kv_heads) {}
 };
 
+// Which keys the queries of a block see; first_key never decreases along a sequence.
+struct Seen {
+  const std::int32_t* first_key;  // of this batch entry, or null: 0 for all
+  Seen(const AttentionArgs& a, std::int64_t batch)
+      : first_key(a.first_key ? a.first_key + batch * a.context : nullptr) {}
+  std::int64_t first(std::int64_t row) const { return first_key ? first_key[row] : 0; }
+  // The first block of keys that some query of block i sees.
+  std::int64_t first_block(std::int64_t i) const { return first(i * B) / B; }
+  // Whether some query of block i does not see the whole beginning of block j of keys.
+  bool cuts(const AttentionArgs& a, std::int64_t i, std::int64_t j) const {
+    const std::int64_t last = (i + 1) * B < a.context ? (i + 1) * B : a.context;
+    return first(last - 1) > j * B;
+  }
+  // Whether it is of use to look at rows `row` on for keys up to the end of block j.
+  bool sees(std::int64_t i, std::int64_t j) const { return first(i * B) < (j + 1) * B; }
+};
+
+// Columns [begin, end) of row r of the tile of queries i and keys j are seen.
+struct Columns {
+  std::int64_t begin, end;
+};
+template <bool diagonal>
+Columns columns(const Seen& seen, bool cut, std::int64_t context, std::int64_t i, std::int64_t j,
+                std::int64_t r) {
+  const std::int64_t end = diagonal ? r + 1 : B, row = i * B + r;
+  if (!cut || row >= context) return {0, end};
+  const std::int64_t begin = seen.first(row) - j * B;
+  return {begin < 0 ? 0 : begin < end ? begin : end, end};
+}
+
 // Head h of the packed rows of one batch entry: q heads first, then k heads, then v heads.
 template <class S, class Pointer>
 View<S> packed_head(const AttentionArgs& a, Pointer data, std::int64_t batch, std::int64_t h) {
@@ -67,10 +97,15 @@ void put(View<S> to, std::int64_t row, std::int64_t rows, const Sizes& s, const 
   }
 }
 
-// One row of scores becomes weights exp(score - largest); returns the sum of the weights. `allowed` columns
-// count, the others get weight zero.
-inline float weights(float* __restrict s, std::int64_t allowed, float& largest) {
-  for (std::int64_t c = allowed; c < B; ++c) s[c] = kMasked;
+// One row of scores becomes weights exp(score - largest); returns the sum of the weights. Columns that are
+// not seen get weight zero.
+inline float weights(float* __restrict s, Columns seen, float& largest) {
+  if (seen.begin >= seen.end) {
+    for (std::int64_t c = 0; c < B; ++c) s[c] = 0;
+    return 0;
+  }
+  for (std::int64_t c = 0; c < seen.begin; ++c) s[c] = kMasked;
+  for (std::int64_t c = seen.end; c < B; ++c) s[c] = kMasked;
   float top = largest;
 #pragma omp simd reduction(max : top)
   for (std::int64_t c = 0; c < B; ++c) top = s[c] > top ? s[c] : top;
@@ -95,18 +130,20 @@ struct Queries {
 
 // One tile of scores: weights of block j of keys for one block of queries, and their values added.
 template <bool diagonal>
-void attend(const Sizes& s, std::int64_t rows, std::int64_t count, bool first, const float* kt,
-            const float* v, float* p, const Queries& to) {
+void attend(const AttentionArgs& a, const Sizes& s, const Seen& seen, std::int64_t i, std::int64_t j,
+            const float* kt, const float* v, float* p, const Queries& to) {
+  const std::int64_t rows = least(B, a.context - i * B), count = least(B, a.context - j * B);
+  const bool first = j == seen.first_block(i), cut = seen.cuts(a, i, j);
   const std::int64_t M = (rows + 7) / 8 * 8;
   tile_product<false, diagonal ? Part::n_to_row : Part::all>(M, B, s.D, to.q, s.dim, kt, B, p, B, false);
   for (std::int64_t r = 0; r < M; ++r) {
     const float before = to.top[r];
-    const float added = weights(p + r * B, diagonal ? r + 1 : B, to.top[r]);
+    const float added = weights(p + r * B, columns<diagonal>(seen, cut, a.context, i, j, r), to.top[r]);
     const float keep = first ? 0.0f : exp_weight(before - to.top[r]);
     to.sum[r] = to.sum[r] * keep + added;
     if (!first && keep != 1.0f) {
       float* __restrict o = to.out + r * s.dim;
-      for (std::int64_t i = 0; i < s.dim; ++i) o[i] *= keep;
+      for (std::int64_t d = 0; d < s.dim; ++d) o[d] *= keep;
     }
   }
   tile_product<false, diagonal ? Part::k_to_row : Part::all>(M, s.dim, count, p, B, v, s.dim, to.out, s.dim,
@@ -139,18 +176,19 @@ void forward(const AttentionArgs& a, std::int64_t batch, std::int64_t head, std:
   }
   const auto keys = packed_head<const S>(a, a.qkv, batch, a.heads + kv);
   const auto values = packed_head<const S>(a, a.qkv, batch, a.heads + a.kv_heads + kv);
-  for (std::int64_t j = 0; j < last; ++j) {
+  const Seen seen(a, batch);
+  for (std::int64_t j = seen.first_block(first); j < last; ++j) {
     const std::int64_t count = least(B, a.context - j * B);
     fetch(keys, j * B, count, s, 1.0f, v);  // the place of v is free until the keys are transposed
     tile_transpose(B, s.dim, v, s.dim, kt, B);
     fetch(values, j * B, count, s, 1.0f, v);
     for (std::int64_t i = j > first ? j : first; i < last; ++i) {
+      if (!seen.sees(i, j)) break;  // nor does any later block
       const Queries to(s, states + (i - first) * Queries::floats(s));
-      const std::int64_t rows = least(B, a.context - i * B);
       if (i == j)
-        attend<true>(s, rows, count, j == 0, kt, v, p, to);
+        attend<true>(a, s, seen, i, j, kt, v, p, to);
       else
-        attend<false>(s, rows, count, j == 0, kt, v, p, to);
+        attend<false>(a, s, seen, i, j, kt, v, p, to);
     }
   }
   for (std::int64_t i = first; i < last; ++i)
@@ -211,8 +249,10 @@ void fetch_queries(const AttentionArgs& a, const Sizes& s, std::int64_t batch, s
 // have become zero, so they add nothing to dk and dv.
 template <bool diagonal>
 void probabilities(const AttentionArgs& a, const Sizes& s, std::int64_t batch, std::int64_t head,
-                   std::int64_t i, const Tiles& t) {
+                   std::int64_t i, std::int64_t j, const Tiles& t) {
   constexpr Part part = diagonal ? Part::n_to_row : Part::all;
+  const Seen seen(a, batch);
+  const bool cut = seen.cuts(a, i, j);
   const std::int64_t row = i * B, rows = least(B, a.context - row), M = (rows + 7) / 8 * 8;
   tile_product<false, part>(M, B, s.D, t.q, s.dim, t.kt, B, t.p, B, false);
   tile_product<false, part>(M, B, s.D, t.dout, s.dim, t.vt, B, t.ds, B, false);
@@ -221,15 +261,16 @@ void probabilities(const AttentionArgs& a, const Sizes& s, std::int64_t batch, s
   for (std::int64_t r = 0; r < M; ++r) {
     float* __restrict p = t.p + r * B;
     float* __restrict ds = t.ds + r * B;
-    const std::int64_t allowed = r >= rows ? 0 : diagonal ? r + 1 : B;
-    if (allowed > 0) {
+    const Columns some = r >= rows ? Columns{0, 0} : columns<diagonal>(seen, cut, a.context, i, j, r);
+    if (some.end > some.begin) {
       const float l = lse[r], d = shift[r], scale = a.scale;
       for (std::int64_t c = 0; c < B; ++c) {
         p[c] = exp_weight(scale * p[c] - l);
         ds[c] = scale * p[c] * (ds[c] - d);
       }
     }
-    for (std::int64_t c = allowed; c < B; ++c) p[c] = 0, ds[c] = 0;
+    for (std::int64_t c = 0; c < some.begin; ++c) p[c] = 0, ds[c] = 0;
+    for (std::int64_t c = some.end; c < B; ++c) p[c] = 0, ds[c] = 0;
   }
 }
 
@@ -243,10 +284,10 @@ void add_to_keys(const AttentionArgs& a, const Sizes& s, std::int64_t i, const T
 
 template <bool diagonal>
 void add_to_queries(const AttentionArgs& a, const Sizes& s, std::int64_t i, std::int64_t j, const Tiles& t,
-                    float* dq) {
+                    float* dq, bool accumulate) {
   constexpr Part part = diagonal ? Part::k_to_row : Part::all;
   const std::int64_t rows = least(B, a.context - i * B), count = least(B, a.context - j * B);
-  tile_product<false, part>((rows + 7) / 8 * 8, s.dim, count, t.ds, B, t.k, s.dim, dq, s.dim, j > 0);
+  tile_product<false, part>((rows + 7) / 8 * 8, s.dim, count, t.ds, B, t.k, s.dim, dq, s.dim, accumulate);
 }
 
 template <class S>
@@ -262,19 +303,21 @@ template <class S>
 void one_key_block(const AttentionArgs& a, const Sizes& s, std::int64_t batch, std::int64_t kv,
                    std::int64_t j, const Tiles& t, float* dq) {
   fetch_keys<S>(a, s, batch, kv, j, t);
+  const Seen seen(a, batch);
   for (std::int64_t g = 0; g < s.group; ++g) {
     const std::int64_t head = kv * s.group + g;
-    for (std::int64_t i = j; i < s.blocks; ++i) {
+    for (std::int64_t i = j; i < s.blocks && seen.sees(i, j); ++i) {
+      const bool accumulate = j > seen.first_block(i);
       float* dq_block = dq ? dq + (g * s.padded + i * B) * s.dim : nullptr;
       fetch_queries<S>(a, s, batch, head, i, t);
       if (i == j) {
-        probabilities<true>(a, s, batch, head, i, t);
+        probabilities<true>(a, s, batch, head, i, j, t);
         add_to_keys<true>(a, s, i, t, g > 0);
-        if (dq) add_to_queries<true>(a, s, i, j, t, dq_block);
+        if (dq) add_to_queries<true>(a, s, i, j, t, dq_block, accumulate);
       } else {
-        probabilities<false>(a, s, batch, head, i, t);
+        probabilities<false>(a, s, batch, head, i, j, t);
         add_to_keys<false>(a, s, i, t, true);
-        if (dq) add_to_queries<false>(a, s, i, j, t, dq_block);
+        if (dq) add_to_queries<false>(a, s, i, j, t, dq_block, accumulate);
       }
     }
   }
@@ -303,14 +346,15 @@ void backward_queries(const AttentionArgs& a, std::int64_t batch, std::int64_t h
   const Sizes s(a);
   const Tiles t(s, scratch);
   fetch_queries<S>(a, s, batch, head, i, t);
-  for (std::int64_t j = 0; j <= i; ++j) {
+  const std::int64_t first = Seen(a, batch).first_block(i);
+  for (std::int64_t j = first; j <= i; ++j) {
     fetch_keys<S>(a, s, batch, head / s.group, j, t);
     if (i == j) {
-      probabilities<true>(a, s, batch, head, i, t);
-      add_to_queries<true>(a, s, i, j, t, t.dq);
+      probabilities<true>(a, s, batch, head, i, j, t);
+      add_to_queries<true>(a, s, i, j, t, t.dq, j > first);
     } else {
-      probabilities<false>(a, s, batch, head, i, t);
-      add_to_queries<false>(a, s, i, j, t, t.dq);
+      probabilities<false>(a, s, batch, head, i, j, t);
+      add_to_queries<false>(a, s, i, j, t, t.dq, j > first);
     }
   }
   put(packed_head<S>(a, a.dqkv, batch, head), i * B, least(B, a.context - i * B), s, t.dq);

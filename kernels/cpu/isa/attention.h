@@ -11,6 +11,7 @@ constexpr std::int64_t kAttentionBlock = 64;  // queries, and keys, of one tile 
 struct AttentionArgs {
   std::int64_t batch, context, heads, kv_heads, head_dim;
   float scale;
+  const std::int32_t* first_key;  // [batch, context], or null: 0 for all
   const void* qkv;
   void* out;
   float* lse;  // [batch, heads, context]; null in the forward pass when not wanted

@@ -242,9 +242,9 @@ struct Case {
     for (std::vector<double>* const x : {&qkv, &dout})
       for (double& v : *x) v = normal(generator);
     const auto reference = make_reference_backend();
-    reference->attention(l, scale, packed(qkv), wide(out),
+    reference->attention(l, scale, packed(qkv), {}, wide(out),
                          {lse.data(), DType::f64, {l.batch, l.heads, l.context}});
-    reference->attention_backward(l, scale, wide(dout), packed(qkv), wide(out),
+    reference->attention_backward(l, scale, wide(dout), packed(qkv), {}, wide(out),
                                   {lse.data(), DType::f64, {l.batch, l.heads, l.context}}, packed(dqkv));
   }
   Tensor packed(std::vector<double>& x) const { return {x.data(), DType::f64, {l.rows(), l.packed()}}; }
