@@ -40,17 +40,16 @@ class ActivationOperation final : public Operation {
   std::vector<ValueSpec> outputs(const std::vector<Shape>& in) const override { return {{in[0], false}}; }
   void forward(const Run& r) const override { r.backend->activation(act_, r.in[0], r.out[0]); }
   void backward(const Run& r) const override {
-    r.backend->activation_backward(act_, r.dout[0], saves_output() ? r.out[0] : r.in[0], r.din[0]);
+    r.backend->activation_backward(act_, r.dout[0], saves_output(act_) ? r.out[0] : r.in[0], r.din[0]);
   }
-  bool backward_reads_input(std::size_t) const override { return !saves_output(); }
-  bool backward_reads_output(std::size_t) const override { return saves_output(); }
+  bool backward_reads_input(std::size_t) const override { return !saves_output(act_); }
+  bool backward_reads_output(std::size_t) const override { return saves_output(act_); }
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
   bool cheap() const override { return true; }
   const Activation& act() const { return act_; }
 
  private:
-  bool saves_output() const { return act_ == Activation::relu2; }
   Activation act_;
 };
 
@@ -164,17 +163,19 @@ class AttentionOperation final : public Operation {
   std::string_view name() const override { return "attention"; }
   std::vector<ValueSpec> outputs(const std::vector<Shape>& in) const override {
     require(in[0] == Shape{layout_.rows(), layout_.packed()}, name(), "qkv does not fit the head layout", in);
+    require(in[1].rank() == 0 || in[1].numel() == layout_.rows(), name(), "a first key for each query", in);
     return {{Shape{layout_.rows(), layout_.width()}, false},
             {Shape{layout_.batch, layout_.heads, layout_.context}, true}};
   }
   void forward(const Run& r) const override {
-    r.backend->attention(layout_, scale_, r.in[0], r.out[0], r.out[1]);
+    r.backend->attention(layout_, scale_, r.in[0], r.in[1], r.out[0], r.out[1]);
   }
   void backward(const Run& r) const override {
-    r.backend->attention_backward(layout_, scale_, r.dout[0], r.in[0], r.out[0], r.out[1], r.din[0]);
+    r.backend->attention_backward(layout_, scale_, r.dout[0], r.in[0], r.in[1], r.out[0], r.out[1], r.din[0]);
   }
   bool backward_reads_input(std::size_t) const override { return true; }
   bool backward_reads_output(std::size_t) const override { return true; }
+  bool differentiable_input(std::size_t i) const override { return i == 0; }
 
  private:
   HeadLayout layout_;

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "model/operation.h"
+#include "model/tape.h"
 
 // The operations of the tape. Formulas and shapes are those of the kernels in kernels/backend.h.
 
@@ -18,9 +20,16 @@ std::unique_ptr<Operation> make_norm(NormKind kind, double eps);  // x, gain, bi
 std::unique_ptr<Operation> make_qk_transform(const HeadLayout& layout, bool norm, double eps,
                                              RotaryPairs pairs,
                                              int sign);                             // qkv, cos, sin
-std::unique_ptr<Operation> make_attention(const HeadLayout& layout, double scale);  // qkv
+std::unique_ptr<Operation> make_attention(const HeadLayout& layout, double scale);  // qkv, first keys
 std::unique_ptr<Operation> make_cross_entropy(std::int64_t vocab,
                                               const Softcap& cap);  // x, head, bias, targets
+
+// operations_mix.cpp
+std::unique_ptr<Operation> make_mix(std::vector<MixFactor> factors);  // the terms, then the weights
+std::unique_ptr<Operation> make_columns(std::int64_t first, std::int64_t count);       // x
+std::unique_ptr<Operation> make_with_columns(std::int64_t first, std::int64_t count);  // x, columns
+std::unique_ptr<Operation> make_gate();                                                // x, gates
+std::unique_ptr<Operation> make_previous(std::int64_t context);                        // x
 
 // Forward fusions: one kernel for two recorded operations, with the backward passes of both unchanged.
 // nullptr when `op` is not of that kind.

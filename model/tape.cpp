@@ -110,9 +110,22 @@ Value Tape::qk_transform(Value qkv, const HeadLayout& layout, bool norm, double 
                          RotaryPairs pairs, int sign) {
   return record(make_qk_transform(layout, norm, eps, pairs, sign), {qkv, cos, sin});
 }
-Value Tape::attention(Value qkv, const HeadLayout& layout, double scale) {
-  return record(make_attention(layout, scale), {qkv});
+Value Tape::attention(Value qkv, const HeadLayout& layout, double scale, Value first_key) {
+  return record(make_attention(layout, scale), {qkv, first_key});
 }
+Value Tape::mix(std::vector<Value> terms, std::vector<MixFactor> factors, const std::vector<Value>& weights) {
+  if (terms.size() != factors.size()) throw std::logic_error("mix: a factor for each term");
+  terms.insert(terms.end(), weights.begin(), weights.end());
+  return record(make_mix(std::move(factors)), std::move(terms));
+}
+Value Tape::columns(Value x, std::int64_t first, std::int64_t count) {
+  return record(make_columns(first, count), {x});
+}
+Value Tape::with_columns(Value x, std::int64_t first, Value v) {
+  return record(make_with_columns(first, shape(v).cols()), {x, v});
+}
+Value Tape::gate(Value x, Value gates) { return record(make_gate(), {x, gates}); }
+Value Tape::previous(Value x, std::int64_t context) { return record(make_previous(context), {x}); }
 Value Tape::cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab,
                           const Softcap& cap) {
   return record(make_cross_entropy(vocab, cap), {x, head, bias, targets});
@@ -124,5 +137,10 @@ Tape::Scope::Scope(Tape& tape, std::string_view name) : tape_(tape), length_(tap
 Tape::Scope::Scope(Tape& tape, std::string_view name, std::int64_t index)
     : Scope(tape, fmt::format("{}.{}", name, index)) {}
 Tape::Scope::~Scope() { tape_.recording_->scope.resize(length_); }
+
+Tape::Unscoped::Unscoped(Tape& tape) : tape_(tape), scope_(std::move(tape.recording_->scope)) {
+  tape.recording_->scope.clear();
+}
+Tape::Unscoped::~Unscoped() { tape_.recording_->scope = std::move(scope_); }
 
 }  // namespace spectrain

@@ -19,6 +19,13 @@ struct Value {
   explicit operator bool() const { return id >= 0; }
 };
 
+// The factor on a term of a mix: constant + slope w, w = weights[weight], or the constant alone where that is
+// -1.
+struct MixFactor {
+  double constant = 0, slope = 1;
+  int weight = -1;
+};
+
 class Operation;  // operation.h
 
 class Tape {
@@ -49,7 +56,17 @@ class Tape {
   // read.
   Value qk_transform(Value qkv, const HeadLayout& layout, bool norm, double eps, Value cos, Value sin,
                      RotaryPairs pairs, int sign);
-  Value attention(Value qkv, const HeadLayout& layout, double scale);
+  Value attention(Value qkv, const HeadLayout& layout, double scale, Value first_key = {});
+  // y = sum_i factor_i terms_i, one to three terms of one shape; weights: parameters [1].
+  Value mix(std::vector<Value> terms, std::vector<MixFactor> factors, const std::vector<Value>& weights);
+  // y[:, 0:count] = x[:, first : first + count]
+  Value columns(Value x, std::int64_t first, std::int64_t count);
+  // y = x, but for y[:, first : first + v.cols()] = v
+  Value with_columns(Value x, std::int64_t first, Value v);
+  // y[r, g D + d] = x[r, g D + d] gates[r, g];  x [R,G D], gates [R,G]
+  Value gate(Value x, Value gates);
+  // y[t] = x[t-1] within each sequence of `context` rows, y[0] = 0
+  Value previous(Value x, std::int64_t context);
   // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x
   // and head are made in the same pass. bias [V] may be empty.
   Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap);
@@ -70,6 +87,19 @@ class Tape {
    private:
     Tape& tape_;
     std::size_t length_;
+  };
+
+  // Leaves the scopes that are open while it lives: for parameters that several of them share.
+  class Unscoped {
+   public:
+    explicit Unscoped(Tape& tape);
+    ~Unscoped();
+    Unscoped(const Unscoped&) = delete;
+    Unscoped& operator=(const Unscoped&) = delete;
+
+   private:
+    Tape& tape_;
+    std::string scope_;
   };
 
   struct Recording;  // program.cpp reads it

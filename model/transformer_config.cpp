@@ -1,8 +1,10 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string_view>
+#include <utility>
 
 #include "kernels/error.h"
 #include "model/transformer.h"
@@ -86,6 +88,68 @@ void check_initialisation(const TransformerConfig& c) {
         "zero_init_head: false");
 }
 
+void check_layers(const TransformerConfig& c, std::string_view name,
+                  const std::vector<std::int64_t>& layers) {
+  for (const std::int64_t layer : layers)
+    if (layer < 0 || layer >= c.layers)
+      throw RequestError(
+          fmt::format("model: {} names layer {}; layers are 0 to {}", name, layer, c.layers - 1));
+}
+
+void check_visibility(const TransformerConfig& c) {
+  const VisibilityConfig& v = c.visibility;
+  if (v.window.size() > 2)
+    throw RequestError(
+        fmt::format("model: visibility.window lists {} numbers; give one, or the one at the beginning and "
+                    "the one at the end",
+                    v.window.size()));
+  require_size("visibility.window_multiple", v.window_multiple);
+  require_size("visibility.window_block", v.window_block);
+  for (const std::int64_t w : v.window)
+    if (w < 0 || w > kLargestSize)
+      throw RequestError(
+          fmt::format("model: visibility.window is {}; give tokens, from 0 to {}", w, kLargestSize));
+  if (!v.window.empty() && v.window_multiple % v.window_block != 0)
+    throw RequestError(
+        fmt::format("model: visibility.window_block {} does not divide visibility.window_multiple {}; "
+                    "windows are whole blocks",
+                    v.window_block, v.window_multiple));
+  check_layers(c, "visibility.short_layers", v.short_layers);
+  if (v.documents && (v.document_token < 0 || v.document_token >= c.vocab))
+    throw RequestError(
+        fmt::format("model: visibility.document_token {} is not in the vocabulary of {}; name the token that "
+                    "every document starts with",
+                    v.document_token, c.vocab));
+}
+
+void check_value_mix(const TransformerConfig& c) {
+  const bool tables = c.value_mix == ValueMix::table || c.value_mix == ValueMix::scaled_table;
+  if (!tables && !c.value_tables.empty())
+    throw RequestError("model: value_tables are given, but value_mix is not table or scaled_table");
+  if (!tables) return;
+  if (static_cast<std::int64_t>(c.value_tables.size()) != c.layers)
+    throw RequestError(
+        fmt::format("model: value_tables lists {} numbers; give one for each of the {} layers, -1 "
+                    "for none",
+                    c.value_tables.size(), c.layers));
+  for (const std::int64_t table : c.value_tables) {
+    if (table < -1 || table >= c.layers)
+      throw RequestError(fmt::format("model: value_tables names table {}; tables are 0 to {}, -1 is none",
+                                     table, c.layers - 1));
+    if (table == -1 && c.value_mix == ValueMix::table)
+      throw RequestError("model: with value_mix: table every layer has a table; scaled_table goes without");
+  }
+}
+
+void check_gates(const TransformerConfig& c) {
+  for (const auto& [name, inputs] :
+       {std::pair{"attention_gate", c.attention_gate}, {"smear_gate", c.smear_gate}})
+    if (inputs < 0 || inputs > c.width)
+      throw RequestError(
+          fmt::format("model: {} is {}; give how many elements of the width {} it reads, 0 for none", name,
+                      inputs, c.width));
+}
+
 }  // namespace
 
 TransformerConfig TransformerConfig::resolved() const {
@@ -112,8 +176,30 @@ TransformerConfig TransformerConfig::resolved() const {
                                    c.attention_residual_factor));
   check_softcap(c.softcap);
   check_initialisation(c);
+  check_visibility(c);
+  check_layers(c, "layers_without_attention", c.layers_without_attention);
+  check_value_mix(c);
+  check_gates(c);
   return c;
 }
+
+namespace {
+
+double attention_flops(const TransformerConfig& c, std::int64_t context) {
+  const std::int64_t window = window_at(c.visibility, 1);
+  const double keys = mean_keys(c.visibility, window, context) - 0.5;  // of the query's own half is spared
+  const double few = mean_keys(c.visibility, short_window(c.visibility, window), context) - 0.5;
+  double sum = 0;
+  for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+    const auto in = [layer](const std::vector<std::int64_t>& layers) {
+      return std::find(layers.begin(), layers.end(), layer) != layers.end();
+    };
+    if (!in(c.layers_without_attention)) sum += in(c.visibility.short_layers) ? few : keys;
+  }
+  return 12 * sum * static_cast<double>(c.heads * c.head_dim);
+}
+
+}  // namespace
 
 // Counted on the recording itself, so that it cannot drift from the model.
 ModelCount count(const TransformerConfig& config, std::int64_t context) {
@@ -129,7 +215,7 @@ ModelCount count(const TransformerConfig& config, std::int64_t context) {
     if (p.role == Role::hidden) n.hidden += elements;
     if (p.name == (c.tied ? "wte" : "head")) head = elements;
   }
-  n.flops_per_token = 6 * (n.hidden + head) + 6 * c.layers * context * c.heads * c.head_dim;
+  n.flops_per_token = 6 * (n.hidden + head) + static_cast<std::int64_t>(attention_flops(c, context));
   return n;
 }
 

@@ -54,7 +54,7 @@ struct Tuple {
 };
 
 using Field = std::variant<bool*, int*, std::int64_t*, std::uint64_t*, double*, std::string*,
-                           std::vector<std::string>*, Choice, Choices, Tuple>;
+                           std::vector<std::string>*, std::vector<std::int64_t>*, Choice, Choices, Tuple>;
 
 class OptionVisitor {
  public:

@@ -25,6 +25,12 @@ constexpr Word<NormKind> kNorms[] = {{"layer", NormKind::layer}, {"rms", NormKin
 constexpr Word<WeightInit> kInits[] = {{"normal", WeightInit::normal},
                                        {"fan_in_normal", WeightInit::fan_in_normal},
                                        {"fan_in_uniform", WeightInit::fan_in_uniform}};
+constexpr Word<EmbeddingInit> kEmbeddingInits[] = {{"normal", EmbeddingInit::normal},
+                                                   {"uniform", EmbeddingInit::uniform}};
+constexpr Word<ValueMix> kValueMixes[] = {{"none", ValueMix::none},
+                                          {"first_layer", ValueMix::first_layer},
+                                          {"table", ValueMix::table},
+                                          {"scaled_table", ValueMix::scaled_table}};
 constexpr Word<Softcap::Kind> kCaps[] = {{"none", Softcap::Kind::none},
                                          {"tanh", Softcap::Kind::tanh},
                                          {"sigmoid", Softcap::Kind::sigmoid},
@@ -74,12 +80,46 @@ void describe_initialization(OptionVisitor& v, TransformerConfig& m) {
       "init", choice(m.init, kInits), {},
       "normal: N(0, init_std^2); fan_in_normal: N(0, init_std^2/fan_in); fan_in_uniform: the same variance");
   v.field("init_std", &m.init_std, at_least(0), "deviation of the hidden matrices (before the fan-in)");
+  v.field("embedding_init", choice(m.embedding_init, kEmbeddingInits), {}, "of the token embedding");
   v.field("embedding_std", &m.embedding_std, at_least(0), "deviation of the token embedding");
   v.field("position_std", &m.position_std, at_least(0), "deviation of learned positions");
   v.field("residual_scaling", &m.residual_scaling, {},
           "projections into the residual start at 1/sqrt(2 layers)");
   v.field("zero_init_projections", &m.zero_init_projections, {}, "they start at zero");
   v.field("zero_init_head", &m.zero_init_head, {}, "the untied head starts at zero");
+}
+
+void describe(OptionVisitor& v, VisibilityConfig& s) {
+  v.field("documents", &s.documents, {}, "attention does not look beyond the start of its document");
+  v.field("document_token", &s.document_token, count_from(0),
+          "which every document starts with (GPT-2: 50256)");
+  v.field("window", &s.window, count_from(0),
+          "tokens a query sees: one number, or those at the beginning and the end of training; empty: all");
+  v.field("window_multiple", &s.window_multiple, count_from(1),
+          "the window is rounded to a multiple of this");
+  v.field("window_rounds_up", &s.window_rounds_up, {}, "up instead of down");
+  v.field("window_block", &s.window_block, count_from(1),
+          "the window is counted in blocks of so many tokens");
+  v.field("short_layers", &s.short_layers, count_from(0), "layers that see half the window");
+}
+
+void describe_speedrun(OptionVisitor& v, TransformerConfig& m) {
+  v.section("visibility", "which keys attention sees",
+            [&](OptionVisitor& inside) { describe(inside, m.visibility); });
+  v.field("x0_lambdas", &m.x0_lambdas, {},
+          "each layer begins with x = a x + b x0, x0 the embedding; a, b learned");
+  v.field("skips", &m.skips, {},
+          "the second half of the layers adds what the first half gave, as in a U-net");
+  v.field("value_mix", choice(m.value_mix, kValueMixes), {},
+          "first_layer: v = (1-l) v + l v1; table: v = (1-l) v + l e; scaled_table: v = a v + b e; learned "
+          "l, a, b");
+  v.field("value_tables", &m.value_tables, {-1, kMostCounted}, "which table of e each layer reads; -1: none");
+  v.field("layers_without_attention", &m.layers_without_attention, count_from(0),
+          "layers that are an MLP alone");
+  v.field("attention_gate", &m.attention_gate, count_from(0),
+          "heads times sigmoid(W x[:n]), n this number; 0: no gates");
+  v.field("smear_gate", &m.smear_gate, count_from(0),
+          "embeddings += l sigmoid(w x[:n]) times the one before, n this number; 0: no gate");
 }
 
 void describe(OptionVisitor& v, TransformerConfig& m) {
@@ -103,6 +143,7 @@ void describe(OptionVisitor& v, TransformerConfig& m) {
   v.section("softcap", "bound on the logits", [&](OptionVisitor& inside) { describe(inside, m.softcap); });
   describe_initialization(v, m);
   v.field("attention_residual_factor", &m.attention_residual_factor, {}, "x += factor * attention(...)");
+  describe_speedrun(v, m);
 }
 
 void describe(OptionVisitor& v, DataSection& s) {

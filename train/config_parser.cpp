@@ -135,6 +135,11 @@ struct FieldReader {
     for_each_element(r, "text or a list of texts",
                      [&](const Reading& element) { field->push_back(read_text(element)); });
   }
+  void operator()(std::vector<std::int64_t>* field) const {
+    field->clear();
+    for_each_element(r, "an integer or a list of integers",
+                     [&](const Reading& element) { field->push_back(read_integer<std::int64_t>(element)); });
+  }
   void operator()(const Choice& choice) const { choice.set(read_word(r, choice.words)); }
   void operator()(const Choices& choices) const {
     std::vector<std::size_t> indices;

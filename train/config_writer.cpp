@@ -50,6 +50,11 @@ struct FieldText {
     for (const std::string& text : *field) words.push_back(quoted(text));
     return fmt::format("[{}]", listed(words, ", "));
   }
+  std::string operator()(const std::vector<std::int64_t>* field) const {
+    std::vector<std::string> numbers;
+    for (const std::int64_t number : *field) numbers.push_back(fmt::format("{}", number));
+    return fmt::format("[{}]", listed(numbers, ", "));
+  }
   std::string operator()(const Choice& choice) const { return choice.words[choice.get()]; }
   std::string operator()(const Choices& choices) const {
     std::vector<std::string> words;
@@ -113,6 +118,7 @@ struct FieldType {
   }
   std::string operator()(const std::string*) const { return "text"; }
   std::string operator()(const std::vector<std::string>*) const { return "texts"; }
+  std::string operator()(const std::vector<std::int64_t>*) const { return "integers"; }
   std::string operator()(const Choice& choice) const { return listed(choice.words, " | "); }
   std::string operator()(const Choices& choices) const {
     return fmt::format("list of {}", listed(choices.words, " | "));

@@ -59,7 +59,7 @@ std::vector<float> Sampler::next_logits(std::span<const std::int32_t> tokens) {
   Program& program = program_for(static_cast<std::int64_t>(seen.size()), capacity);
   std::vector<std::int32_t> padded(seen.begin(), seen.end());
   padded.resize(static_cast<std::size_t>(capacity), 0);  // later positions cannot be seen by earlier ones
-  program.set_input("tokens", padded);
+  set_tokens(program, model_, padded, capacity, 1);
   program.forward();
 
   Backend& backend = parameters_.backend();

@@ -53,6 +53,12 @@ Program& Session::evaluation() {
   return *evaluation_;
 }
 
+void Session::set_batch(Program& program, std::span<const std::int32_t> tokens,
+                        std::span<const std::int32_t> targets) {
+  set_tokens(program, config_.model, tokens, config_.batch.context, progress_);
+  program.set_input("targets", targets);
+}
+
 void Session::set_hooks(const ProgramHooks& hooks) {
   training_->set_hooks(hooks);
   evaluation().set_hooks({hooks.before_use, {}});
@@ -100,8 +106,7 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
     validation.read(first / batch, 0, count, std::span(inputs).first(used), std::span(targets).first(used));
     std::fill(inputs.begin() + static_cast<std::ptrdiff_t>(used), inputs.end(), 0);
     std::fill(targets.begin() + static_cast<std::ptrdiff_t>(used), targets.end(), -1);
-    program.set_input("tokens", inputs);
-    program.set_input("targets", targets);
+    session.set_batch(program, inputs, targets);
     program.forward();
     program.add_result_to(total);
     if (each) each(targets, program.host_result());

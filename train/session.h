@@ -35,9 +35,15 @@ class Session {
   Program& evaluation();                      // [micro_batch, context] losses; made at first use
   void set_hooks(const ProgramHooks& hooks);  // of both programs
   std::int64_t micro_batch() const { return config_.micro_batch(); }
+  // How much of the training is done, 0 to 1: windows of attention that grow depend on it.
+  void set_progress(double progress) { progress_ = progress; }
+  // What one of the two programs reads next: [micro_batch, context] tokens and targets.
+  void set_batch(Program& program, std::span<const std::int32_t> tokens,
+                 std::span<const std::int32_t> targets);
 
  private:
   RunConfig config_;
+  double progress_ = 1;
   Backend& backend_;
   std::unique_ptr<Parameters> parameters_;
   std::unique_ptr<Program> training_, evaluation_;

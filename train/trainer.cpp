@@ -171,8 +171,13 @@ Evaluation Trainer::evaluation() {
   return evaluate(*session_, *validation_, config_.train.validate.tokens, &collectives_, each);
 }
 
+double Trainer::progress(std::int64_t step) const {
+  return static_cast<double>(step) / static_cast<double>(steps_);
+}
+
 void Trainer::validate(std::int64_t step) {
   settle();
+  session_->set_progress(progress(step));
   Evaluation e = evaluation();
   if (!std::isfinite(e.loss))
     throw Error(fmt::format("step {}: the validation loss is {}; the first value that went bad is {}. {}",
@@ -200,8 +205,8 @@ void Trainer::measure(std::int64_t step) {
 
 void Trainer::read_micro_batch(std::int64_t step, std::int64_t first) {
   data_->read(step, first, session_->micro_batch(), tokens_, targets_);
-  session_->training().set_input("tokens", tokens_);
-  session_->training().set_input("targets", targets_);
+  session_->set_progress(progress(step));
+  session_->set_batch(session_->training(), tokens_, targets_);
 }
 
 void Trainer::forward_backward_sampled(std::int64_t step) {

@@ -39,7 +39,8 @@ class Trainer {
 
  private:
   bool validates(std::int64_t step) const;
-  void validate(std::int64_t step);  // Error when the loss is not finite
+  double progress(std::int64_t step) const;  // 0 at the first step, 1 after the last
+  void validate(std::int64_t step);          // Error when the loss is not finite
   void measure(std::int64_t step);
   Evaluation evaluation();
   bool validated(std::int64_t step) const;

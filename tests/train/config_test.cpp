@@ -209,9 +209,9 @@ TEST_F(Config, HalvesNeedAGpu) {
       refusal(path, {f16, "compute.device=cpu"}),
       "--set " + f16 + ": newton_schulz.precision f16 needs the CUDA device; f32 and bf16 run on the CPU");
   for (const char* const device : {"compute.device=cuda", "compute.device=auto"})
-    EXPECT_EQ(load_config(path, {f16, device}).optimizer.groups[0].rule.get<MuonOptions>()
-                  ->newton_schulz.precision,
-              DType::f16);
+    EXPECT_EQ(
+        load_config(path, {f16, device}).optimizer.groups[0].rule.get<MuonOptions>()->newton_schulz.precision,
+        DType::f16);
 }
 
 TEST_F(Config, ChoosesTheMicroBatch) {
@@ -247,6 +247,8 @@ class Shuffler final : public KeyVisitor {
             *f = name == "name" ? "a: \"b\" \\ #\n" : text();
           else if constexpr (std::is_same_v<F, std::vector<std::string>*>)
             *f = {text(), text()};
+          else if constexpr (std::is_same_v<F, std::vector<std::int64_t>*>)
+            *f = {static_cast<std::int64_t>(real), 7};
           else if constexpr (std::is_same_v<F, Choice>)
             f.set(static_cast<std::size_t>(u * static_cast<double>(f.words.size())));
           else if constexpr (std::is_same_v<F, Choices>) {
@@ -259,7 +261,8 @@ class Shuffler final : public KeyVisitor {
         },
         field);
   }
-  void section(std::string_view, std::string_view, const std::function<void(OptionVisitor&)>& inside) override {
+  void section(std::string_view, std::string_view,
+               const std::function<void(OptionVisitor&)>& inside) override {
     inside(*this);
   }
   void groups(std::string_view, std::string_view, std::vector<GroupConfig>& groups) override {

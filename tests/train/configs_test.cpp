@@ -38,6 +38,7 @@ struct DefaultText {
   std::string operator()(const bool* b) const { return *b ? "true" : "false"; }
   std::string operator()(const std::string* s) const { return *s; }
   std::string operator()(const std::vector<std::string>*) const { return "[]"; }
+  std::string operator()(const std::vector<std::int64_t>*) const { return "[]"; }
   std::string operator()(const Choice& c) const { return c.words[c.get()]; }
   std::string operator()(const Choices&) const { return ""; }
   std::string operator()(const Tuple& t) const {
