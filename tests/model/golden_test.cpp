@@ -8,12 +8,13 @@
 #include "tests/model/model_run.h"
 #include "tests/reference/reference_backend.h"
 
-// Losses and all gradients of five tiny transformers against PyTorch in float64 (golden/make_golden.py).
+// Losses and all gradients of tiny transformers against PyTorch in float64 (golden/make_golden.py, and
+// golden/make_speedrun_golden.py for those of the speedrun).
 
 namespace spectrain::test {
 namespace {
 
-constexpr std::int64_t kBatch = 2, kContext = 12;
+constexpr std::int64_t kBatch = 2;
 
 struct Fixture {
   std::vector<std::int32_t> tokens, targets;
@@ -58,7 +59,7 @@ TransformerConfig gpt2() {
   TransformerConfig c;
   c.vocab = 61;
   c.padded_vocab = 64;
-  c.context = kContext;
+  c.context = 12;
   c.layers = 2;
   c.width = 32;
   c.heads = 4;
@@ -100,6 +101,105 @@ TransformerConfig llama() {
   return c;
 }
 
+// What all of the speedrun's models share.
+TransformerConfig speedrun(std::int64_t layers, std::int64_t width, std::int64_t heads) {
+  TransformerConfig c;
+  c.vocab = 61;
+  c.padded_vocab = 64;
+  c.context = 40;
+  c.layers = layers;
+  c.width = width;
+  c.heads = heads;
+  c.qk_norm = true;
+  c.positions = Positions::rotary;
+  c.rotary_sign = -1;
+  c.norm = NormKind::rms;
+  c.norm_gain = false;
+  c.norm_eps = 0x1p-23;
+  c.embedding_norm = true;
+  c.mlp = MlpKind::relu2;
+  c.mlp_width = 48;
+  c.linear_bias = false;
+  c.tied = false;
+  return c;
+}
+
+void use_truncated_rotary(TransformerConfig& c) {
+  c.rotary_base = 1024;
+  c.rotary_fraction = 0.5;
+  c.rotary_to_end = true;
+  c.attention_scale = 0.12;
+}
+
+TransformerConfig track3() {
+  TransformerConfig c = speedrun(3, 32, 2);
+  use_truncated_rotary(c);
+  c.norm_gain = true;
+  c.linear_bias = true;
+  c.head_bias = true;
+  c.softcap = {Softcap::Kind::rational, 15, 1, 0};
+  return c;
+}
+
+TransformerConfig record5() {
+  TransformerConfig c = speedrun(4, 24, 3);
+  c.embedding_norm = false;
+  c.tied = true;
+  return c;
+}
+
+TransformerConfig record9() {
+  TransformerConfig c = speedrun(4, 24, 3);
+  c.x0_lambdas = true;
+  c.value_mix = ValueMix::first_layer;
+  c.softcap = {Softcap::Kind::tanh, 30, 1, 0};
+  return c;
+}
+
+TransformerConfig record11() {
+  TransformerConfig c = record9();
+  c.skips = true;
+  return c;
+}
+
+constexpr std::int64_t kDocument = 7;
+
+TransformerConfig record20() {
+  TransformerConfig c = speedrun(8, 16, 2);
+  use_truncated_rotary(c);
+  c.vocab = 64;
+  c.mlp_width = 32;
+  c.x0_lambdas = true;
+  c.skips = true;
+  c.value_mix = ValueMix::scaled_table;
+  c.value_tables = {0, 1, 2, -1, -1, 0, 1, 2};
+  c.layers_without_attention = {4};
+  c.visibility.documents = true;
+  c.visibility.document_token = kDocument;
+  c.visibility.window = {0, 24};
+  c.visibility.window_multiple = 4;
+  c.visibility.window_rounds_up = true;
+  c.visibility.window_block = 4;
+  c.visibility.short_layers = {1, 2, 5, 6};
+  c.softcap = {Softcap::Kind::sigmoid, 30, 7.5, 0};
+  return c;
+}
+
+TransformerConfig gates() {
+  TransformerConfig c = speedrun(2, 32, 4);
+  c.kv_heads = 2;
+  c.value_mix = ValueMix::table;
+  c.value_tables = {0, 1};
+  c.visibility.documents = true;
+  c.visibility.document_token = kDocument;
+  c.visibility.window = {9};
+  c.attention_gate = 6;
+  c.smear_gate = 6;
+  return c;
+}
+
+constexpr double kProgress = 0.8;  // of the training: where record20's window is
+
 struct Case {
   std::string name;
   TransformerConfig config;
@@ -110,9 +210,10 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 class Golden : public testing::TestWithParam<Case> {
  protected:
   Gradients run(Backend& backend, ProgramOptions options) {
-    ModelRun model(backend, GetParam().config, kBatch, kContext, options);
+    const TransformerConfig& c = GetParam().config;
+    ModelRun model(backend, c, kBatch, c.context, options);
     model.set_golden_weights();
-    model.set_batch(fixture_.tokens, fixture_.targets);
+    model.set_batch(fixture_.tokens, fixture_.targets, kProgress);
     return model.gradients();
   }
 
@@ -179,7 +280,10 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden,
                                          Case{"modern_tanh", modern({Softcap::Kind::tanh, 30, 1, 0})},
                                          Case{"modern_sigmoid", modern({Softcap::Kind::sigmoid, 23, 7.5, 5})},
                                          Case{"modern_rational", modern({Softcap::Kind::rational, 15, 1, 0})},
-                                         Case{"llama", llama()}),
+                                         Case{"llama", llama()}, Case{"track3", track3()},
+                                         Case{"record5", record5()}, Case{"record9", record9()},
+                                         Case{"record11", record11()}, Case{"record20", record20()},
+                                         Case{"gates", gates()}),
                          [](const testing::TestParamInfo<Case>& test) { return test.param.name; });
 
 }  // namespace

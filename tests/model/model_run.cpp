@@ -68,6 +68,8 @@ std::vector<double> golden_weight(const ParameterInfo& info) {
       x = 1 + u / 8;
     else if (info.name.ends_with("bias"))
       x = u / 8;
+    else if (info.shape == Shape{1})
+      x = 0.5 + u / 4;
     else
       x = u / 4;
   }
@@ -84,7 +86,10 @@ ModelRun::ModelRun(Backend& backend, const ProgramOptions& options, const Record
 ModelRun::ModelRun(Backend& backend, const TransformerConfig& config, std::int64_t batch,
                    std::int64_t context, const ProgramOptions& options)
     : ModelRun(backend, options,
-               [&](Tape& tape) { return transformer(tape, config.resolved(), batch, context); }) {}
+               [&](Tape& tape) { return transformer(tape, config.resolved(), batch, context); }) {
+  config_ = config.resolved();
+  context_ = context;
+}
 
 void ModelRun::set_golden_weights() {
   for (const ParameterView& p : parameters_.views()) set_values(backend_, p.value, golden_weight(*p.info));
@@ -92,10 +97,13 @@ void ModelRun::set_golden_weights() {
 }
 
 void ModelRun::set_batch(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets) {
-  program_.set_input("tokens", tokens);
-  program_.set_input("targets", targets);
-  evaluation_.set_input("tokens", tokens);
-  evaluation_.set_input("targets", targets);
+  for (Program* program : {&program_, &evaluation_}) {
+    if (config_)
+      set_tokens(*program, *config_, tokens, context_, progress_);
+    else
+      program->set_input("tokens", tokens);
+    program->set_input("targets", targets);
+  }
 }
 
 Gradients ModelRun::gradients() {

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,12 @@ class ModelRun {
   Parameters& parameters() { return parameters_; }
   Program& program() { return program_; }
 
+  // How much of the training is done when set_batch() is called: growing windows depend on it.
+  void set_progress(double progress) { progress_ = progress; }
   void set_golden_weights();
-  void set_batch(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets);
+  // The queries of a transformer see what they do at `progress` of the training.
+  void set_batch(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets,
+                 double progress = 1);
   // forward_backward with scale 1 / rows, and everything it produced.
   Gradients gradients();
   Gradients gradients(double scale, bool accumulate);
@@ -44,6 +49,9 @@ class ModelRun {
 
  private:
   Backend& backend_;
+  std::optional<TransformerConfig> config_;  // of a transformer
+  std::int64_t context_ = 0;
+  double progress_ = 1;
   Tape tape_;
   Value losses_;
   Parameters parameters_;

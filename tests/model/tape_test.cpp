@@ -132,6 +132,80 @@ TEST(Tape, OneMatrixUsedTwice) {
   });
 }
 
+Value scalar(Tape& t, const char* name, double start) {
+  return t.parameter(name, Shape{1}, Role::scalar, Initializer{Initializer::Kind::constant, start});
+}
+
+TEST(Tape, MixesOfTwoWithOneWeight) {
+  check_gradients([](Tape& t, Value x) {
+    const Value y = t.linear(x, matrix(t, "a")), l = scalar(t, "l", 0.3);
+    return t.mix({x, y}, {{1, -1, 0}, {0, 1, 0}}, {l});
+  });
+}
+
+TEST(Tape, MixesOfThreeWithAndWithoutWeights) {
+  check_gradients([](Tape& t, Value x) {
+    const Value y = t.linear(x, matrix(t, "a")), z = t.activation(Activation::gelu, y);
+    const Value first =
+        t.mix({x, y, z}, {{0.5, 0, -1}, {0, 2, 1}, {1, -3, 0}}, {scalar(t, "l", 0.3), scalar(t, "m", -0.7)});
+    // A second mix adds to the gradients of what the first read, and of a weight both have.
+    return t.mix({first, x, y}, {{0, 1, 0}, {0.25, 0, -1}, {1, 1, 1}},
+                 {scalar(t, "m", -0.7), scalar(t, "n", 2)});
+  });
+}
+
+TEST(Tape, AMixOfAValueWithItself) {
+  check_gradients([](Tape& t, Value x) {
+    const Value y = t.linear(x, matrix(t, "a"));
+    return t.add(x, t.mix({y, y}, {{1, -1, 0}, {0, 1, 0}}, {scalar(t, "l", 0.5)}));
+  });
+}
+
+TEST(Tape, ColumnsAreTakenAndReplaced) {
+  check_gradients([](Tape& t, Value x) {
+    const Value y = t.linear(x, matrix(t, "a"));
+    const Value v = t.activation(Activation::gelu, t.columns(y, 1, 2));
+    return t.add(t.with_columns(y, 1, v), t.with_columns(x, 2, v));
+  });
+}
+
+// What v was taken from is read by nobody else: the planner may work in place in both directions.
+TEST(Tape, ColumnsAreReplacedInPlace) {
+  check_gradients([](Tape& t, Value x) {
+    const Value y = t.linear(x, matrix(t, "a"));
+    const Value mixed = t.mix({t.columns(y, 2, 2)}, {{0, 1, 0}}, {scalar(t, "l", 0.5)});
+    return t.linear(t.with_columns(y, 2, mixed), matrix(t, "b"));
+  });
+}
+
+TEST(Tape, GatesOfGroups) {
+  check_gradients([](Tape& t, Value x) {
+    const Value w = t.parameter("gate", Shape{2, 3}, Role::hidden, Initializer::normal(0.5));
+    const Value gates = t.activation(Activation::sigmoid, t.linear(t.columns(x, 0, 3), w));
+    return t.add(t.gate(t.linear(x, matrix(t, "a")), gates), t.gate(x, gates));
+  });
+}
+
+TEST(Tape, TheRowBefore) {
+  check_gradients(
+      [](Tape& t, Value x) { return t.add(t.linear(t.previous(x, 3), matrix(t, "a")), t.previous(x, 1)); });
+  Tape t;
+  const Value x = t.input("x", Shape{kRows});
+  EXPECT_THROW(t.previous(t.embedding(x, matrix(t, "e"), {}, kRows), 4), std::logic_error);
+}
+
+TEST(Tape, MixesThatDoNotFitAreTheCallersMistake) {
+  Tape t;
+  const Value x = t.embedding(t.input("x", Shape{kRows}), matrix(t, "e"), {}, kRows);
+  EXPECT_THROW(t.mix({x}, {{0, 1, 0}}, {}), std::logic_error);
+  EXPECT_THROW(t.mix({x}, {{1, 0, -1}, {1, 0, -1}}, {}), std::logic_error);
+  EXPECT_THROW(t.mix({x, t.columns(x, 0, 2)}, {{1, 0, -1}, {1, 0, -1}}, {}), std::logic_error);
+  EXPECT_THROW(t.mix({x}, {{0, 1, 0}}, {matrix(t, "m")}), std::logic_error);
+  EXPECT_THROW(t.columns(x, 3, 2), std::logic_error);
+  EXPECT_THROW(t.with_columns(x, 3, t.columns(x, 0, 2)), std::logic_error);
+  EXPECT_THROW(t.gate(x, t.columns(x, 0, 3)), std::logic_error);
+}
+
 TEST(Tape, UnusedParameterHasZeroGradientAndDeadValuesCostNothing) {
   Model m([](Tape& t, Value x) {
     t.linear(x, matrix(t, "dead"));

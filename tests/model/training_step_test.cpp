@@ -46,7 +46,35 @@ TransformerConfig llama() {
   return c;
 }
 
-std::vector<TransformerConfig> models() { return {gpt2(), modern(), llama()}; }
+// What the speedrun's records 9 and 11 and later gates added.
+TransformerConfig shortcuts() {
+  TransformerConfig c = modern();
+  c.layers = 4;
+  c.linear_bias = false;
+  c.x0_lambdas = c.skips = true;
+  c.value_mix = ValueMix::first_layer;
+  c.attention_gate = 12;
+  c.smear_gate = 8;
+  return c;
+}
+
+// Records 12 to 20: documents, windows, tables of values.
+TransformerConfig tables() {
+  TransformerConfig c = shortcuts();
+  c.attention_gate = c.smear_gate = 0;
+  c.value_mix = ValueMix::scaled_table;
+  c.value_tables = {0, -1, 1, 0};
+  c.layers_without_attention = {2};
+  c.visibility.documents = true;
+  c.visibility.document_token = 3;
+  c.visibility.window = {0, 8};
+  c.visibility.window_block = c.visibility.window_multiple = 4;
+  c.visibility.window_rounds_up = true;
+  c.visibility.short_layers = {1};
+  return c;
+}
+
+std::vector<TransformerConfig> models() { return {gpt2(), modern(), llama(), shortcuts(), tables()}; }
 
 std::vector<std::int32_t> part(const std::vector<std::int32_t>& all, std::size_t first, std::size_t count) {
   const auto begin = all.begin() + static_cast<std::ptrdiff_t>(first);

@@ -55,6 +55,41 @@ TEST(ModelCount, SpeedrunTrack3) {
       << "padding is not counted";
 }
 
+// "162.2M" and "275.6M" (speedrun records 8 to 11, and 20).
+TEST(ModelCount, SpeedrunRecords) {
+  TransformerConfig c = gpt2(12, 768, 6);
+  c.vocab = 50304;
+  c.positions = Positions::rotary;
+  c.norm = NormKind::rms;
+  c.norm_gain = false;
+  c.linear_bias = false;
+  c.embedding_norm = true;
+  c.tied = false;
+  const std::int64_t matrices = 12 * 12 * 768 * 768, table = 50304 * 768;
+  EXPECT_EQ(count(c, 1024).parameters, matrices + 2 * table);
+  EXPECT_NEAR(static_cast<double>(matrices + 2 * table), 162.2e6, 0.05e6);
+  c.x0_lambdas = c.skips = true;
+  c.value_mix = ValueMix::first_layer;
+  EXPECT_EQ(count(c, 1024).parameters, matrices + 2 * table + 12 * 2 + 12 + 6);
+  c.value_mix = ValueMix::scaled_table;
+  c.value_tables = {0, 1, 2, -1, -1, -1, -1, -1, -1, 0, 1, 2};
+  c.layers_without_attention = {7};
+  c.visibility.window = {0, 1728};
+  c.visibility.window_multiple = c.visibility.window_block = 128;
+  c.visibility.window_rounds_up = true;
+  c.visibility.short_layers = {1, 2, 3, 5, 6, 8, 9, 10};
+  const ModelCount n = count(c, 65536);
+  EXPECT_EQ(n.parameters, matrices - 4 * 768 * 768 + 5 * table + 12 * 2 + 6 + 11 + 6);
+  EXPECT_NEAR(static_cast<double>(n.parameters), 275.6e6, 0.3e6);  // its tables have 50257 rows
+  // Attention of three long and eight short layers, by adding up what each query sees.
+  double keys = 0;
+  for (std::int64_t t = 0; t < 65536; ++t)
+    for (const std::int64_t window : {14, 14, 14, 7, 7, 7, 7, 7, 7, 7, 7})
+      keys += (static_cast<double>(std::min(t / 128 + 1, window) * 128 - (128 - t % 128)) + 0.5) / 65536;
+  EXPECT_NEAR(static_cast<double>(n.flops_per_token),
+              static_cast<double>(6 * (n.hidden + table)) + 12 * keys * 768, 1e3);
+}
+
 // Llama 2 7B: 6,738,415,616 parameters; Llama 3 8B with grouped heads: 8,030,261,248.
 TEST(ModelCount, Llama) {
   TransformerConfig c = gpt2(32, 4096, 32);
@@ -117,6 +152,35 @@ TEST(TransformerConfig, Refusals) {
                 c.softcap = {Softcap::Kind::sigmoid, 30, 0, 0};
               }),
               HasSubstr("softcap.divisor is 0"));
+  EXPECT_THAT(refusal([](C& c) { c.visibility.window = {1, 2, 3}; }), HasSubstr("visibility.window lists 3"));
+  EXPECT_THAT(refusal([](C& c) { c.visibility.window = {-1}; }), HasSubstr("visibility.window is -1"));
+  EXPECT_THAT(refusal([](C& c) {
+                c.visibility.window = {64};
+                c.visibility.window_multiple = 64;
+                c.visibility.window_block = 48;
+              }),
+              HasSubstr("window_block 48 does not divide"));
+  EXPECT_THAT(refusal([](C& c) { c.visibility.short_layers = {12}; }), HasSubstr("layers are 0 to 11"));
+  EXPECT_THAT(refusal([](C& c) { c.layers_without_attention = {-1}; }), HasSubstr("names layer -1"));
+  EXPECT_THAT(refusal([](C& c) {
+                c.visibility.documents = true;
+                c.visibility.document_token = 50257;
+              }),
+              HasSubstr("document_token 50257 is not in the vocabulary"));
+  EXPECT_THAT(refusal([](C& c) { c.value_tables = {0}; }), HasSubstr("value_mix is not table"));
+  EXPECT_THAT(refusal([](C& c) { c.value_mix = ValueMix::table; }),
+              HasSubstr("value_tables lists 0 numbers"));
+  EXPECT_THAT(refusal([](C& c) {
+                c.value_mix = ValueMix::table;
+                c.value_tables.assign(12, -1);
+              }),
+              HasSubstr("every layer has a table"));
+  EXPECT_THAT(refusal([](C& c) {
+                c.value_mix = ValueMix::scaled_table;
+                c.value_tables.assign(12, 12);
+              }),
+              HasSubstr("names table 12"));
+  EXPECT_THAT(refusal([](C& c) { c.attention_gate = 769; }), HasSubstr("attention_gate is 769"));
   const auto rotary = [](const std::function<void(C&)>& change) {
     return refusal([&](C& c) {
       c.positions = Positions::rotary;
@@ -191,6 +255,43 @@ TEST(Parameters, GroupedHeadsGatesAndFanIn) {
 }
 
 // Sampling must find the same parameters, whatever the batch and the context.
+TEST(Parameters, OfTheSpeedrunsRecords) {
+  TransformerConfig c = gpt2(4, 64, 4);
+  c.x0_lambdas = c.skips = true;
+  c.value_mix = ValueMix::scaled_table;
+  c.value_tables = {1, -1, 0, 1};
+  c.layers_without_attention = {1};
+  c.attention_gate = 12;
+  c.smear_gate = 8;
+  const auto p = declared(c);
+  for (const auto& [name, start] : {std::pair{"h.0.lambda", 1.0},
+                                    {"h.3.lambda0", 0.0},
+                                    {"h.2.skip", 1.0},
+                                    {"h.3.skip", 1.0},
+                                    {"h.0.attention.value_scale", 0.5},
+                                    {"h.2.attention.table_scale", 0.5},
+                                    {"smear.factor", 0.0}}) {
+    ASSERT_TRUE(p.contains(name)) << name;
+    EXPECT_EQ(p.at(name).role, Role::scalar);
+    EXPECT_EQ(p.at(name).shape, Shape{1});
+    EXPECT_EQ(p.at(name).init.kind, Initializer::Kind::constant);
+    EXPECT_EQ(p.at(name).init.value, start) << name;
+  }
+  EXPECT_FALSE(p.contains("h.1.skip"));
+  EXPECT_FALSE(p.contains("h.1.attention.qkv.weight"));
+  for (const char* table : {"value_embedding.0", "value_embedding.1"}) {
+    ASSERT_TRUE(p.contains(table));
+    EXPECT_EQ(p.at(table).role, Role::embedding);
+    EXPECT_EQ(p.at(table).logical_rows, 50257);
+  }
+  EXPECT_EQ(p.at("h.0.attention.gate.weight").shape, (Shape{4, 12}));
+  EXPECT_EQ(p.at("smear.gate.weight").shape, (Shape{1, 8}));
+  c.embedding_init = EmbeddingInit::uniform;
+  c.embedding_std = 0.5;
+  EXPECT_EQ(declared(c).at("wte").init.kind, Initializer::Kind::uniform);
+  EXPECT_DOUBLE_EQ(declared(c).at("wte").init.value, 0.5 * std::sqrt(3.0));
+}
+
 TEST(Parameters, LogitsShareThem) {
   for (const bool tied : {true, false}) {
     TransformerConfig c = gpt2(1, 64, 4);

@@ -42,12 +42,15 @@ def hashed(name, count):
 
 
 def weight_values(name, shape):
-    """u / 4 for matrices and tables, 1 + u / 8 for gains, u / 8 for biases; u = k / 2^15 - 1 in [-1, 1)."""
+    """u / 4 for matrices and tables, 1 + u / 8 for gains, u / 8 for biases, 1/2 + u / 4 for learned scalars;
+    u = k / 2^15 - 1 in [-1, 1)."""
     u = (hashed(name, math.prod(shape)) >> numpy.uint64(48)).astype(numpy.float64) / 2**15 - 1
     if name.endswith("gain"):
         u = 1 + u / 8
     elif name.endswith("bias"):
         u = u / 8
+    elif shape == (1,):
+        u = 1 / 2 + u / 4
     else:
         u = u / 4
     return torch.from_numpy(u.reshape(shape))
@@ -172,22 +175,28 @@ def save(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
+def ids(name, count, vocab=VOCAB):
+    return ((hashed(name, count) >> numpy.uint64(33)) % numpy.uint64(vocab)).astype(numpy.int32)
+
+
+def write(name, model, tokens, targets, context):
+    """Runs `model` on the tokens, in sequences of `context`, and writes <name>.safetensors."""
+    w = Weights()
+    logits = model(w, torch.from_numpy(tokens.astype(numpy.int64)).view(-1, context)).flatten(0, 1)
+    losses = F.cross_entropy(logits, torch.from_numpy(targets.astype(numpy.int64)), ignore_index=-1, reduction="none")
+    (losses.sum() / len(tokens)).backward()
+    values = {"tokens": tokens, "targets": targets, "losses": losses.detach().numpy()}
+    values |= {"gradient." + key: value.grad.numpy() for key, value in w.items()}
+    save(pathlib.Path(__file__).with_name(name + ".safetensors"), values)
+    print(f"{name}: {len(w)} parameters, mean loss {losses.mean().item():.12f}")
+
+
 def main():
-    tokens = (hashed("tokens", BATCH * CONTEXT) >> numpy.uint64(33)) % numpy.uint64(VOCAB)
-    targets = (hashed("targets", BATCH * CONTEXT) >> numpy.uint64(33)) % numpy.uint64(VOCAB)
-    tokens, targets = tokens.astype(numpy.int32), targets.astype(numpy.int32)
+    tokens, targets = ids("tokens", BATCH * CONTEXT), ids("targets", BATCH * CONTEXT)
     tokens[0], tokens[1], targets[3] = 0, VOCAB - 1, VOCAB - 1  # the table's two ends
     targets[7] = -1                                             # ignored: loss 0, gradient 0
     for name, model in MODELS.items():
-        w = Weights()
-        logits = model(w, torch.from_numpy(tokens.astype(numpy.int64)).view(BATCH, CONTEXT)).flatten(0, 1)
-        losses = F.cross_entropy(logits, torch.from_numpy(targets.astype(numpy.int64)), ignore_index=-1,
-                                 reduction="none")
-        (losses.sum() / (BATCH * CONTEXT)).backward()
-        values = {"tokens": tokens, "targets": targets, "losses": losses.detach().numpy()}
-        values |= {"gradient." + key: value.grad.numpy() for key, value in w.items()}
-        save(pathlib.Path(__file__).with_name(name + ".safetensors"), values)
-        print(f"{name}: {len(w)} parameters, mean loss {losses.mean().item():.12f}")
+        write(name, model, tokens, targets, CONTEXT)
 
 
 if __name__ == "__main__":
