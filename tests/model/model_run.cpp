@@ -96,10 +96,11 @@ void ModelRun::set_golden_weights() {
   parameters_.refresh();
 }
 
-void ModelRun::set_batch(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets) {
+void ModelRun::set_batch(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets,
+                         double progress) {
   for (Program* program : {&program_, &evaluation_}) {
     if (config_)
-      set_tokens(*program, *config_, tokens, context_, progress_);
+      set_tokens(*program, *config_, tokens, context_, progress);
     else
       program->set_input("tokens", tokens);
     program->set_input("targets", targets);

@@ -36,8 +36,6 @@ class ModelRun {
   Parameters& parameters() { return parameters_; }
   Program& program() { return program_; }
 
-  // How much of the training is done when set_batch() is called: growing windows depend on it.
-  void set_progress(double progress) { progress_ = progress; }
   void set_golden_weights();
   // The queries of a transformer see what they do at `progress` of the training.
   void set_batch(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& targets,
@@ -51,7 +49,6 @@ class ModelRun {
   Backend& backend_;
   std::optional<TransformerConfig> config_;  // of a transformer
   std::int64_t context_ = 0;
-  double progress_ = 1;
   Tape tape_;
   Value losses_;
   Parameters parameters_;
