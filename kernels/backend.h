@@ -409,6 +409,32 @@ class RowKernels {
   ~RowKernels() = default;
 };
 
+// How a square of an image slides over it. Images lie channels last: x [batch * height * width, channels].
+struct Patches {
+  std::int64_t batch = 0, height = 0, width = 0, channels = 0;
+  std::int64_t kernel_height = 1, kernel_width = 1, stride = 1, padding = 0;  // zeros on all four sides
+  std::int64_t out_height() const { return (height + 2 * padding - kernel_height) / stride + 1; }
+  std::int64_t out_width() const { return (width + 2 * padding - kernel_width) / stride + 1; }
+  std::int64_t pixels() const { return batch * height * width; }
+  std::int64_t places() const { return batch * out_height() * out_width(); }
+  std::int64_t patch() const { return kernel_height * kernel_width * channels; }
+  bool operator==(const Patches&) const = default;
+};
+
+// Between images and the rows that a matrix product reads: a convolution is unfold() and a product with the
+// filters [out channels, patch].
+class ImageKernels {
+ public:
+  // rows [places, patch] = the patch at each place, row by row of the kernel; zero outside of the image. x
+  // [pixels, channels] and rows of one compute dtype.
+  virtual void unfold(const Patches& p, const Tensor& x, const Tensor& rows) = 0;
+  // Its transpose: x = for each pixel the sum, in the order of the kernel's elements, of what lies over it.
+  virtual void fold(const Patches& p, const Tensor& rows, const Tensor& x) = 0;
+
+ protected:
+  ~ImageKernels() = default;
+};
+
 class ReductionKernels {
  public:
   virtual double sum_of_squares(const Tensor& x) = 0;  // in double, fixed order; NaN or inf if any element is
@@ -446,6 +472,7 @@ class Backend : public BackendSizes,
                 public FormulaKernels,
                 public FactorKernels,
                 public RowKernels,
+                public ImageKernels,
                 public ReductionKernels,
                 public RandomKernels {
  public:

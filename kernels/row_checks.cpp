@@ -19,6 +19,24 @@ void require_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std
                                        y.shape.str()));
 }
 
+void require_patches(const Patches& p, const Tensor& x, const Tensor& rows, const char* kernel) {
+  require(p.batch >= 0 && p.height >= 1 && p.width >= 1 && p.channels >= 1 && p.kernel_height >= 1 &&
+              p.kernel_width >= 1 && p.stride >= 1 && p.padding >= 0 &&
+              p.kernel_height <= p.height + 2 * p.padding && p.kernel_width <= p.width + 2 * p.padding,
+          kernel, [&] {
+            return fmt::format(
+                "patches of {} x {} at every {} pixels of images {} x {} x {} with a border of {}",
+                p.kernel_height, p.kernel_width, p.stride, p.height, p.width, p.channels, p.padding);
+          });
+  require(
+      x.dtype == rows.dtype && x.numel() == p.pixels() * p.channels && rows.numel() == p.places() * p.patch(),
+      kernel, [&] {
+        return fmt::format("x {} {} and rows {} {} are not [{}, {}] and [{}, {}]", name_of(x.dtype),
+                           x.shape.str(), name_of(rows.dtype), rows.shape.str(), p.pixels(), p.channels,
+                           p.places(), p.patch());
+      });
+}
+
 void require_top_rows(const Tensor& scores, const Tensor& indices) {
   require(indices.dtype == DType::i32, "top_rows", "indices are not i32");
   require(scores.numel() <= std::numeric_limits<std::int32_t>::max(), "top_rows",

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/tensor.h"
+#include "kernels/backend.h"
 
 // What the row kernels (RowKernels in backend.h) of all backends require; they throw std::logic_error.
 
@@ -13,6 +13,8 @@ void require_rows(const Tensor& all, const Tensor& indices, const Tensor& some, 
 // The columns are there in both, which have as many rows and one dtype; x may be empty.
 void require_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
                      std::int64_t count);
+// Sizes of at least one, patches that lie over the padded image, x [pixels, channels], rows [places, patch].
+void require_patches(const Patches& p, const Tensor& x, const Tensor& rows, const char* kernel);
 // Each index within [0, rows): where the host can read them.
 void require_indices(const Tensor& indices, std::int64_t rows, const char* kernel);
 

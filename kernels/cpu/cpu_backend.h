@@ -108,6 +108,8 @@ class CpuBackend final : public Backend {
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
   void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
                     std::int64_t count, bool accumulate) override;
+  void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override;
+  void fold(const Patches& p, const Tensor& rows, const Tensor& x) override;
 
   // reduction.cpp, random.cpp
   double sum_of_squares(const Tensor& x) override;

@@ -147,6 +147,8 @@ class CudaBackend final : public Backend {
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override;
   void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
                     std::int64_t count, bool accumulate) override;
+  void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override;
+  void fold(const Patches& p, const Tensor& rows, const Tensor& x) override;
 
   // reduction.cu, random.cu
   double sum_of_squares(const Tensor& x) override;

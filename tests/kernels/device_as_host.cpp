@@ -231,6 +231,12 @@ class DeviceAsHost final : public Backend {
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override {
     call([&](Call& c) { device_->scatter_rows(c(y), c(indices), c(x)); });
   }
+  void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override {
+    call([&](Call& c) { device_->unfold(p, c(x), c(rows)); });
+  }
+  void fold(const Patches& p, const Tensor& rows, const Tensor& x) override {
+    call([&](Call& c) { device_->fold(p, c(rows), c(x)); });
+  }
   void copy_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std::int64_t y_first,
                     std::int64_t count, bool accumulate) override {
     call([&](Call& c) { device_->copy_columns(c(x), x_first, c(y), y_first, count, accumulate); });
