@@ -1,0 +1,87 @@
+#include "train/lab/lab_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "train/compare_fields.h"
+
+namespace spectrain::lab {
+namespace {
+
+// Text that may hold anything, as a part of a row: on one line, and no markup of Markdown's.
+std::string in_row(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::string_view("|*<`\\").find(c) != std::string_view::npos) out += '\\';
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+  }
+  return out;
+}
+
+template <class Each>
+void for_each_claim(const std::vector<ExperimentRecord>& records, const Each& each) {
+  for (const ExperimentRecord& r : records)
+    for (const ClaimResult& c : r.outcome.claims) each(r, c);
+}
+
+std::string circumstances(const std::vector<ExperimentRecord>& records) {
+  const auto quick = std::count_if(records.begin(), records.end(), [](const auto& r) { return r.quick; });
+  if (quick == 0) return "";
+  return quick == static_cast<std::ptrdiff_t>(records.size())
+             ? " The quick form of each experiment was run."
+             : fmt::format(" Of {} of {} experiments the quick form was run.", quick, records.size());
+}
+
+}  // namespace
+
+std::string verdict_counts(const std::vector<ExperimentRecord>& records) {
+  std::size_t holds = 0, in_part = 0, not_here = 0, not_run = 0;
+  for_each_claim(records, [&](const ExperimentRecord& r, const ClaimResult& c) {
+    if (!r.not_run.empty()) {
+      ++not_run;
+      return;
+    }
+    const Verdict v = c.verdict();
+    ++(v == Verdict::holds ? holds : v == Verdict::holds_in_part ? in_part : not_here);
+  });
+  std::string text;
+  const auto add = [&](std::size_t n, const char* one, const char* many) {
+    if (n > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", n, n == 1 ? one : many);
+  };
+  add(holds, "holds", "hold");
+  add(in_part, "holds in part", "hold in part");
+  add(not_here, "does not hold here", "do not hold here");
+  add(not_run, "was not run", "were not run");
+  const std::size_t all = holds + in_part + not_here + not_run;
+  if (all == 0) return "No claims.";
+  return fmt::format("{} claim{}: {}.", all, all == 1 ? "" : "s", text);
+}
+
+std::string measured_text(const Check& check) { return check.measured + (check.holds ? "" : " (fails)"); }
+
+std::string terminal_table(const std::vector<ExperimentRecord>& records) {
+  std::string text;
+  for_each_claim(records, [&](const ExperimentRecord& r, const ClaimResult& c) {
+    text += fmt::format("{:<4} {}: {}\n", r.id, verdict_words(r, c), c.claim.sentence);
+    if (!r.not_run.empty()) text += fmt::format("       {}\n", r.not_run);
+    for (const Check& check : c.checks)
+      text += fmt::format("       {}: {}\n", check.statement, measured_text(check));
+  });
+  return ascii(text) + "\n" + verdict_counts(records) + circumstances(records) + "\n";
+}
+
+std::string markdown_table(const std::vector<ExperimentRecord>& records) {
+  std::string text = "| | claim | measured here | verdict |\n|---|---|---|---|\n";
+  for_each_claim(records, [&](const ExperimentRecord& r, const ClaimResult& c) {
+    std::string measured = in_row(r.not_run);
+    for (const Check& check : c.checks)
+      measured += fmt::format("{}{}: {}", measured.empty() ? "" : "<br>", in_row(check.statement),
+                              in_row(measured_text(check)));
+    text += fmt::format("| {} | {} ({}) | {} | {} |\n", r.id, in_row(c.claim.sentence),
+                        in_row(c.claim.source), measured, verdict_words(r, c));
+  });
+  return text + "\n" + verdict_counts(records) + circumstances(records) + "\n";
+}
+
+}  // namespace spectrain::lab
