@@ -75,6 +75,7 @@ class Adafactor final : public UpdateRule {
       : options_(options), finish_(finish, options.lr, options.weight_decay) {
     check_options("adafactor", options);
     check(finish, "adafactor", options.weight_decay);
+    check_storage_is_f32(finish, "adafactor");
     write_formulas();
   }
 

@@ -54,12 +54,15 @@ class ElementRule : public UpdateRule {
 
  private:
   void write_formula();
+  bool in_bf16() const { return finish_.storage() == StoredAs::bf16; }
+  void update_in_bf16(const Part& part, bool begins);
 
   ElementRuleSettings settings_;
   Finish finish_;
   Formula formula_;
   Backend* backend_ = nullptr;
-  std::unique_ptr<Buffer> direction_;
+  std::unique_ptr<Buffer> scratch_;  // directions, or new weights as bf16
+  bool began_ = false;
   std::vector<double> numbers_;
   std::vector<Tensor> tensors_;  // of one call; a step allocates nothing
 };

@@ -13,6 +13,7 @@ MatrixRule::MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<
       stages_(std::move(stages)),
       finish_(finish, settings_.lr, settings_.weight_decay) {
   check(finish, settings_.name, settings_.weight_decay);
+  check_storage_is_f32(finish, settings_.name);
 }
 
 std::string not_a_matrix(const Shape& part) {
