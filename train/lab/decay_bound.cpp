@@ -7,6 +7,7 @@
 #include "train/lab/experiments.h"
 #include "train/lab/judge.h"
 #include "train/lab/own_rule.h"
+#include "train/lab/update.h"
 
 // W = (1 - eta lambda) W - eta O with ||O||_2 = 1, whatever the gradient is. With q = |1 - eta lambda| < 1
 //
@@ -62,6 +63,7 @@ class DecayBound final : public Experiment {
     v.field("cols", &cols_, within(1, 1000), "of the matrix");
     v.field("lr", &lr_, above_only(0), "eta of the first part");
     v.field("steps", &steps_, within(10, 1e6), "of each run of the first part");
+    describe_update(v, update_);
     v.field("decay", &decay_, above_only(0), "lambda of the second part");
     v.field("long_steps", &long_steps_, within(10, 1e6), "of each run of the second part");
     v.field("own_steps", &own_steps_, within(1, 1e6), "of the program's muon, in the first part");
@@ -98,9 +100,9 @@ class DecayBound final : public Experiment {
     const double kept = 1 - eta * decay;
     std::vector<double> result;
     for (std::int64_t t = 0; t < steps; ++t) {
-      const Polar o = polar(force_on(w, force, kept, constant, s, t));
+      const Matrix o = updated(update_, force_on(w, force, kept, constant, s, t));
       w = scaled(kept, w);
-      add_scaled(w, -eta, o.factor);
+      add_scaled(w, -eta, o);
       result.push_back(singular_values(w).front());
       if (result.back() > 1e100) break;
     }
@@ -216,6 +218,7 @@ class DecayBound final : public Experiment {
   }
 
   std::int64_t rows_ = 16, cols_ = 24, steps_ = 4000, long_steps_ = 800, own_steps_ = 1000;
+  Update update_ = Update::polar;
   double lr_ = 0.05, decay_ = 0.0625;
 };
 

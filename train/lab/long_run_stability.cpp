@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <optional>
 
 #include "train/lab/experiments.h"
 #include "train/lab/judge.h"
 #include "train/lab/own_rule.h"
+#include "train/lab/update.h"
 
 // Many steps of one size on f = 1/2 ||D||_F^2, D [m,n]:
 //
@@ -35,12 +36,12 @@ struct LongRun {
 
 double half_square(const Matrix& d) { return inner(d, d) / 2; }
 
-LongRun descend(Matrix d, double eta, std::int64_t steps, bool orthogonal, bool decayed) {
+LongRun descend(Matrix d, double eta, std::int64_t steps, const std::optional<Update>& update, bool decayed) {
   LongRun run;
   for (std::int64_t t = 0; t < steps; ++t) {
     const double left = decayed ? 1 - static_cast<double>(t) / static_cast<double>(steps) : 1;
-    if (orthogonal)
-      add_scaled(d, -eta * left, polar(d).factor);
+    if (update)
+      add_scaled(d, -eta * left, updated(*update, d));
     else
       d = scaled(1 - eta * left, d);
     run.loss.push_back(half_square(d));
@@ -89,6 +90,7 @@ class LongRunStability final : public Experiment {
   void describe(OptionVisitor& v) override {
     v.field("rows", &rows_, within(1, 1000), "of the matrix");
     v.field("cols", &cols_, within(1, 1000), "of the matrix");
+    describe_update(v, update_);
     v.field("draws", &draws_, within(1, 1000), "Gaussian starts");
     v.field("steps", &steps_, within(3, 100000), "of each run; enough to cover the distance at eta 0.1");
   }
@@ -105,12 +107,12 @@ class LongRunStability final : public Experiment {
       for (int k = 0; k < draws_; ++k) {
         const Matrix start = start_of(s, k);
         const double f0 = half_square(start);
-        const LongRun spec = descend(start, eta, steps_, true, false);
+        const LongRun spec = descend(start, eta, steps_, update_, false);
         floors.push_back(spec.floor() / (m * eta * eta));
         ends.push_back(spec.floor() / f0);
         peak = std::max(peak, spec.last_most() / (m * eta * eta));
         if (std::abs(eta - 1) > 1e-9)
-          rates.push_back(log_rate(descend(start, eta, steps_, false, false), f0));
+          rates.push_back(log_rate(descend(start, eta, steps_, std::nullopt, false), f0));
         if (k == 0 && (eta < 0.15 || eta > 0.9)) curves.series.push_back(line_of(spec, eta, f0));
       }
       const std::string at = fmt::format(", eta = {}", eta);
@@ -142,9 +144,9 @@ class LongRunStability final : public Experiment {
     bounded.push_back(
         no_more("no single step of the last third is above m eta^2 / 2 (loss / (m eta^2))", peak, 0.5));
     bounded.push_back(own_rule_check(s, m));
-    out.measurements.push_back(
-        measured("loss at the end / start, polar factor, eta from 20 linearly to 0",
-                 descend(start_of(s, 0), 20, steps_, true, true).loss.back() / half_square(start_of(s, 0))));
+    out.measurements.push_back(measured(
+        "loss at the end / start, polar factor, eta from 20 linearly to 0",
+        descend(start_of(s, 0), 20, steps_, update_, true).loss.back() / half_square(start_of(s, 0))));
     const std::vector<Claim> all = claims();
     out.claims = {{all[0], bounded}, {all[1], trains}};
     out.pictures.push_back(curves);
@@ -179,6 +181,7 @@ class LongRunStability final : public Experiment {
 
   std::int64_t rows_ = 24, cols_ = 40, steps_ = 300;
   int draws_ = 3;
+  Update update_ = Update::polar;
 };
 
 }  // namespace

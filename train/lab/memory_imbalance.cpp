@@ -95,7 +95,7 @@ class MemoryImbalance final : public Experiment {
     Outcome out;
     const MemoryTask task(groups_, per_group_, beta_, 0);
     const RotatedMemory memory(task, s.seed);
-    const bool published = groups_ == 10 && per_group_ == 20 && std::abs(beta_ - 1.5) < 1e-12;
+    const bool same_settings = groups_ == 10 && per_group_ == 20 && std::abs(beta_ - 1.5) < 1e-12;
     std::vector<Race> races;
     Picture picture{"Probability of the right answer, rarest group", "step", "p(j|j)", true, false, {}};
     for (const Contender& c : kContenders) {
@@ -104,8 +104,8 @@ class MemoryImbalance final : public Experiment {
       const Race& r = races.back();
       const auto note = [&](const std::string& what, double value, double expected, const char* unit) {
         if (!std::isfinite(value)) return;
-        Measurement m = measured(fmt::format("{}, {}", what, c.name), value, unit);
-        out.measurements.push_back(published && expected > 0 ? expecting(m, expected, kIndependent) : m);
+        const Measurement m = measured(fmt::format("{}, {}", what, c.name), value, unit);
+        out.measurements.push_back(published(m, expected, same_settings && expected > 0));
       };
       note("steps to 0.9, most frequent group", r.head, c.head, "steps");
       note("steps to 0.9, rarest group", r.tail, c.tail, "steps");
