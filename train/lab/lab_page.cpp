@@ -33,12 +33,10 @@ std::string labelled(const char* label, const std::string& text) {
 }
 
 std::string measured_cell(const ExperimentRecord& r, const ClaimResult& c) {
-  if (!r.not_run.empty()) return sentence_cell(r.not_run);
-  std::string items;
-  for (const Check& check : c.checks)
-    items += fmt::format("{}{}: {}", items.empty() ? "" : "<br>", html_escape(check.statement),
-                         html_escape(measured_text(check)));
-  return html_cell(items, HtmlCell::sentence);
+  std::string lines;
+  for (const std::string& line : measured_lines(r, c))
+    lines += fmt::format("{}{}", lines.empty() ? "" : "<br>", html_escape(line));
+  return html_cell(lines, HtmlCell::sentence);
 }
 
 HtmlSection summary_section(const std::vector<ExperimentRecord>& records) {

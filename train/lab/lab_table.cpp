@@ -9,6 +9,8 @@
 namespace spectrain::lab {
 namespace {
 
+constexpr std::size_t kMostChecks = 4;  // of a claim in a table; more would hide the claims
+
 // Text that may hold anything, as a part of a row: on one line, and no markup of Markdown's.
 std::string in_row(const std::string& text) {
   std::string out;
@@ -60,13 +62,29 @@ std::string verdict_counts(const std::vector<ExperimentRecord>& records) {
 
 std::string measured_text(const Check& check) { return check.measured + (check.holds ? "" : " (fails)"); }
 
+std::vector<std::string> measured_lines(const ExperimentRecord& record, const ClaimResult& claim) {
+  if (!record.not_run.empty()) return {record.not_run};
+  std::vector<Check> checks = claim.checks;
+  std::stable_partition(checks.begin(), checks.end(), [](const Check& c) { return !c.holds; });
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < std::min(checks.size(), kMostChecks); ++i)
+    lines.push_back(fmt::format("{}: {}", checks[i].statement, measured_text(checks[i])));
+  if (checks.size() <= kMostChecks) return lines;
+  // Failing ones come first: when the first of the rest holds, all of the rest do.
+  const std::size_t more = checks.size() - kMostChecks;
+  const auto fail =
+      std::count_if(checks.begin() + kMostChecks, checks.end(), [](const Check& c) { return !c.holds; });
+  lines.push_back(fail == 0
+                      ? fmt::format("and {} more, which hold{}", more, more == 1 ? "s" : "")
+                      : fmt::format("and {} more, of which {} fail{}", more, fail, fail == 1 ? "s" : ""));
+  return lines;
+}
+
 std::string terminal_table(const std::vector<ExperimentRecord>& records) {
   std::string text;
   for_each_claim(records, [&](const ExperimentRecord& r, const ClaimResult& c) {
     text += fmt::format("{:<4} {}: {}\n", r.id, verdict_words(r, c), c.claim.sentence);
-    if (!r.not_run.empty()) text += fmt::format("       {}\n", r.not_run);
-    for (const Check& check : c.checks)
-      text += fmt::format("       {}: {}\n", check.statement, measured_text(check));
+    for (const std::string& line : measured_lines(r, c)) text += fmt::format("       {}\n", line);
   });
   return ascii(text) + "\n" + verdict_counts(records) + circumstances(records) + "\n";
 }
@@ -74,10 +92,9 @@ std::string terminal_table(const std::vector<ExperimentRecord>& records) {
 std::string markdown_table(const std::vector<ExperimentRecord>& records) {
   std::string text = "| | claim | measured here | verdict |\n|---|---|---|---|\n";
   for_each_claim(records, [&](const ExperimentRecord& r, const ClaimResult& c) {
-    std::string measured = in_row(r.not_run);
-    for (const Check& check : c.checks)
-      measured += fmt::format("{}{}: {}", measured.empty() ? "" : "<br>", in_row(check.statement),
-                              in_row(measured_text(check)));
+    std::string measured;
+    for (const std::string& line : measured_lines(r, c))
+      measured += fmt::format("{}{}", measured.empty() ? "" : "<br>", in_row(line));
     text += fmt::format("| {} | {} ({}) | {} | {} |\n", r.id, in_row(c.claim.sentence),
                         in_row(c.claim.source), measured, verdict_words(r, c));
   });

@@ -148,14 +148,33 @@ TEST(LabTable, CountsAndShowsWhatFails) {
   EXPECT_EQ(verdict_counts({}), "No claims.");
   const std::string terminal = terminal_table(records);
   EXPECT_THAT(terminal, HasSubstr("e1   holds in part: Dice are square | and \"white\"\n"
-                                  "       all are square: 0 are not\n"
-                                  "       all are white | ivory: 3 < 4 are (fails)\n"));
+                                  "       all are white | ivory: 3 < 4 are (fails)\n"
+                                  "       all are square: 0 are not\n"));
   EXPECT_THAT(terminal, HasSubstr("e2   not run: A sentence\n       no numbers in /nowhere"));
   const std::string markdown = contents_of(dir / "lab.md");
-  EXPECT_THAT(markdown,
-              HasSubstr("| e1 | Dice are square \\| and \"white\" (in circulation) | all are square: 0 are "
-                        "not<br>all are white \\| ivory: 3 \\< 4 are (fails) | holds in part |\n"));
+  EXPECT_THAT(
+      markdown,
+      HasSubstr(
+          "| e1 | Dice are square \\| and \"white\" (in circulation) | all are white \\| ivory: 3 \\< 4 are "
+          "(fails)<br>all are square: 0 are not | holds in part |\n"));
   EXPECT_THAT(markdown, HasSubstr("| e1 | A die \\*never\\* shows one (a \\<b>friend\\</b>) |"));
+}
+
+TEST(LabTable, ManyChecksAreCounted) {
+  ExperimentRecord r = record("dice", "e1");
+  ClaimResult claim = r.outcome.claims[0];
+  const auto lines = [&](const std::string& holds) {
+    claim.checks.clear();
+    for (const char c : holds) claim.checks.push_back({std::string(1, c), "1", c != 'n'});
+    return measured_lines(r, claim);
+  };
+  EXPECT_THAT(lines("abcd"), testing::ElementsAre("a: 1", "b: 1", "c: 1", "d: 1"));
+  EXPECT_THAT(lines("abcde"),
+              testing::ElementsAre("a: 1", "b: 1", "c: 1", "d: 1", "and 1 more, which holds"));
+  EXPECT_THAT(lines("abcden"),
+              testing::ElementsAre("n: 1 (fails)", "a: 1", "b: 1", "c: 1", "and 2 more, which hold"));
+  EXPECT_EQ(lines("annnnnb").back(), "and 3 more, of which 1 fails");
+  EXPECT_EQ(lines("nnnnnn").back(), "and 2 more, of which 2 fail");
 }
 
 TEST(LabPage, IsWellFormedAndItsNumbersAreThoseOfTheLines) {
