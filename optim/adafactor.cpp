@@ -113,6 +113,7 @@ class Adafactor final : public UpdateRule {
   void update(const StepContext& context, std::span<const Part> parts) override {
     for (const Part& p : parts) update(context, p);
   }
+  void restart() override { finish_.restart(); }
 
  private:
   void write_formulas();

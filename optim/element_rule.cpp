@@ -93,7 +93,7 @@ void ElementRule::update(const StepContext& context, std::span<const Part> parts
   numbers_[kDecay] = finish_.decay(context);
   numbers_[kGradientScale] = context.gradient_scale;
   if (settings_.numbers_at) settings_.numbers_at(context, std::span(numbers_).subspan(kOwn));
-  const bool begins = !began_ || context.step == 0;
+  const bool begins = !began_;
   began_ = true;
   for (const Part& part : parts) {
     tensors_.assign({part.weight, part.gradient});

@@ -48,6 +48,10 @@ class ElementRule : public UpdateRule {
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
+  void restart() override {
+    began_ = false;
+    finish_.restart();
+  }
 
  protected:
   Backend& backend() const { return *backend_; }

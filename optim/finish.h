@@ -77,6 +77,7 @@ class Finish {
   // part.state. Throws Error at step 0 for hyperball and a weight of zeros.
   void apply(const StepContext& context, const Part& part, std::size_t first_slot, const Tensor& direction,
              double factor);
+  void restart() { first_step_ = -1; }  // as in UpdateRule
 
  private:
   void apply_hyperball(const StepContext& context, const Part& part, const Tensor& radius,

@@ -91,6 +91,11 @@ void MatrixRule::prepare(Backend& backend, std::span<const Shape> parts) {
   finish_.prepare(backend, parts);
 }
 
+void MatrixRule::restart() {
+  for (const auto& stage : stages_) stage->restart();
+  finish_.restart();
+}
+
 void MatrixRule::update(const StepContext& context, std::span<const Part> parts) {
   if (parts.size() != parts_) throw std::logic_error("MatrixRule::update: not the parts of prepare()");
   for (const std::vector<std::size_t>& batch : batches_) {

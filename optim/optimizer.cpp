@@ -162,6 +162,11 @@ void Optimizer::observe_sampled(std::int64_t step, double lr_factor, double toke
       impl_->plan.groups[g].rule->observe_sampled(context, tokens, impl_->parts[g]);
 }
 
+void Optimizer::restart() {
+  for (const StateTensor& s : impl_->state) impl_->backend.fill(s.tensor, 0);
+  for (const GroupPlan& g : impl_->plan.groups) g.rule->restart();
+}
+
 bool Optimizer::has_average(std::int64_t steps) const {
   return impl_->config.average.from > 0 && steps >= impl_->config.average.from;
 }

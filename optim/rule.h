@@ -77,6 +77,10 @@ class UpdateRule {
   // Allocates nothing; gradients are not written.
   virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
 
+  // The state is zero again, and the next update is the first of a run, whatever its step: what this object
+  // itself knows of an earlier one is forgotten.
+  virtual void restart() {}
+
   // Rules that estimate the curvature (Sophia-G): true at steps before which observe() should be given
   // gradients of labels that the model itself sampled: those of the mean of `tokens` losses, or in general of
   // their sum divided by `tokens`.
