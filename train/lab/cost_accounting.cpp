@@ -145,8 +145,7 @@ class CostAccounting final : public Experiment {
   std::vector<Claim> claims() const override {
     return {{"e19.cost", "kellerjordan.github.io/posts/muon",
              "Newton-Schulz takes T (4 m^2 n + 2 m^3) FLOPs, at most T d / B of a training step, and one "
-             "number of state per "
-             "parameter.",
+             "number of state per parameter.",
              "Other counts from the program's own plans, or a measured share of the time that is more than "
              "twice the count's.",
              "FLOPs of the airbench network are counted from its published script."},
@@ -178,14 +177,13 @@ class CostAccounting final : public Experiment {
     out.claims = {{all[0], cost}, {all[1], memory}, {all[2], decomposition}, {all[3], bottleneck}};
     out.notes.push_back(
         "An independent measurement has 0.72 s for the decomposition of 768 x 768 and 0.26 s for "
-        "Newton-Schulz on another "
-        "processor: how far apart they are depends on the machine and its LAPACK, that the iteration "
-        "suffices does not.");
-    out.notes.push_back(fmt::format(
-        "Seconds are the least of five on {}; the training products are timed on {} tokens and scaled to "
-        "524288. "
-        "Attention, norms and the vocabulary's products, which would make the share smaller, are left out.",
-        s.backend.description(), tokens_));
+        "Newton-Schulz on another processor: how far apart they are depends on the machine and its LAPACK, "
+        "that the iteration suffices does not.");
+    out.notes.push_back(
+        fmt::format("Seconds are the least of five on {}; the training products are timed on {} tokens and "
+                    "scaled to 524288. Attention, norms and the vocabulary's products, which would make the "
+                    "share smaller, are left out.",
+                    s.backend.description(), tokens_));
     return out;
   }
 

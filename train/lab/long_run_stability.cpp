@@ -77,11 +77,9 @@ class LongRunStability final : public Experiment {
         {"e8.bounded", "arXiv 2605.13079",
          "Muon stays bounded at step sizes at which gradient descent diverges.",
          "A step size at which the loss under the polar factor ends above m eta^2 / 2, or gradient descent "
-         "above a "
-         "step of 2 / lambda_max does not diverge.",
+         "above a step of 2 / lambda_max does not diverge.",
          "The paper was read in part; the problem (one curvature, no noise) and the band of the floor are "
-         "derived "
-         "here."},
+         "derived here."},
         {"e8.trains", "in circulation", "Muon trains at step sizes at which gradient descent diverges.",
          "At none of these step sizes does the loss end below a hundredth of its start.", ""},
     };
@@ -152,10 +150,8 @@ class LongRunStability final : public Experiment {
     out.pictures.push_back(curves);
     out.notes.push_back(
         "The source has no numbers for this run. Criteria chosen before measuring: the band of the floor "
-        "follows from "
-        "a singular value's alternating between r and eta - r, and 0.01 of the start is what the smallest "
-        "step sizes "
-        "reach. A schedule that lowers the step size to 0 removes the floor.");
+        "follows from a singular value's alternating between r and eta - r, and 0.01 of the start is what "
+        "the smallest step sizes reach. A schedule that lowers the step size to 0 removes the floor.");
     return out;
   }
 

@@ -99,10 +99,8 @@ class MemoryAlignment final : public Experiment {
     stable(s, out);
     out.notes.push_back(
         "The source has no numbers for this. Criteria chosen before measuring: the bound itself, and a slope "
-        "of the "
-        "distance over C in [-1.3, -0.7] for \"about as 1/C\"; 2 % for the stable step, since the formula "
-        "leaves out a "
-        "factor (K - 1) / K.");
+        "of the distance over C in [-1.3, -0.7] for \"about as 1/C\"; 2 % for the stable step, since the "
+        "formula leaves out a factor (K - 1) / K.");
     return out;
   }
 

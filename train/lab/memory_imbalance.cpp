@@ -70,11 +70,9 @@ class MemoryImbalance final : public Experiment {
     return {
         {"e12.balanced", "arXiv 2602.05725",
          "Muon learns rare items as fast as frequent ones, as sign descent in the task's own basis would, "
-         "while "
-         "gradient descent learns them by their frequency.",
+         "while gradient descent learns them by their frequency.",
          "A rarest group that needs more than 5 % more steps than the most frequent one under Muon, or sign "
-         "descent in "
-         "the basis with half the step that differs by more than 2 steps.",
+         "descent in the basis with half the step that differs by more than 2 steps.",
          "K, M and C of the paper's figures could not be recovered; those here stand in for them."},
         {"e12.elementwise", "arXiv 2602.05725",
          "In coordinates that do not know the task, sign descent and Adam do not treat rare items alike.",
@@ -118,8 +116,7 @@ class MemoryImbalance final : public Experiment {
     judge(task, races, out);
     out.notes.push_back(
         "Newton-Schulz tilts the balance towards the rare items: the frequent ones, whose singular values "
-        "are largest, come "
-        "out of Keller Jordan's polynomial with factors near 0.7.");
+        "are largest, come out of Keller Jordan's polynomial with factors near 0.7.");
     out.pictures.push_back(picture);
     return out;
   }

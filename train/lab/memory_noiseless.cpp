@@ -62,8 +62,7 @@ class MemoryNoiseless final : public Experiment {
         {"e11.only", "in circulation",
          "It is the orthogonal update that makes convergence exponential: normalising the gradient does not.",
          "Normalised gradient descent, with one constant step size, needs a number of steps that also goes "
-         "with the "
-         "logarithm of the loss.",
+         "with the logarithm of the loss.",
          ""},
     };
   }
@@ -95,8 +94,7 @@ class MemoryNoiseless final : public Experiment {
                              line_of("gradient descent, eta K/2", gradient, gradient.size())}});
     out.notes.push_back(
         "The independent implementation's best step size for normalised gradient descent came from a "
-        "narrower grid; with "
-        "larger ones it needs fewer steps still. Muon's eta is 1 throughout.");
+        "narrower grid; with larger ones it needs fewer steps still. Muon's eta is 1 throughout.");
     out.notes.push_back(
         "Computed by the exact reduction to groups, which the tests hold against full K x K runs.");
     return out;
@@ -199,17 +197,15 @@ class MemoryNoiseless final : public Experiment {
     const double per_tenth = (best[3] - best[0]) / 3,
                  muon_per_tenth = (steps_to(muon, kTargets[3]) - steps_to(muon, kTargets[0])) / 3;
     std::vector<Check> checks = {
-        no_less(
-            "a tenth of the loss takes normalised gradient descent at least twice as many more steps as Muon "
-            "(ratio of the increments)",
-            per_tenth / muon_per_tenth, 2),
+        no_less("a tenth of the loss takes normalised gradient descent at least twice as many more steps as "
+                "Muon (ratio of the increments)",
+                per_tenth / muon_per_tenth, 2),
         no_less("to 0.001 it needs at least twice Muon's steps", best[2] / steps_to(muon, kTargets[2]), 2),
-        no_less(
-            "its steps to 0.001 are nearer to gradient descent's than to Muon's (on a logarithmic scale; 1: "
-            "gradient descent's, 0: Muon's)",
-            std::log(best[2] / steps_to(muon, kTargets[2])) /
-                std::log(steps_to(gradient, kTargets[2]) / steps_to(muon, kTargets[2])),
-            0.5)};
+        no_less("its steps to 0.001 are nearer to gradient descent's than to Muon's (on a logarithmic scale; "
+                "1: gradient descent's, 0: Muon's)",
+                std::log(best[2] / steps_to(muon, kTargets[2])) /
+                    std::log(steps_to(gradient, kTargets[2]) / steps_to(muon, kTargets[2])),
+                0.5)};
     out.claims.push_back({claims()[2], checks});
   }
 

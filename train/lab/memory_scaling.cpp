@@ -54,7 +54,8 @@ class MemoryScaling final : public Experiment {
          "Gradient descent's excess loss falls as T^-(1 - 1/beta), slower the heavier the tail.",
          "A slope more than 10 % from that for beta 1.5, 2 or 3.",
          "Only for T below M^beta: with fewer groups there is no tail left to learn."},
-        {"e13.any", "in circulation", "Muon's T^-2 needs no tuning of the step size beyond eta ~ ln K / T.",
+        {"e13.any", "a reading of arXiv 2602.05725",
+         "Muon's T^-2 needs no tuning of the step size beyond eta ~ ln K / T.",
          "With eta = ln K / T the weights cannot reach the optimum, and the excess does not fall at all.",
          ""},
     };
@@ -75,8 +76,7 @@ class MemoryScaling final : public Experiment {
     short_of_reach(s, out);
     out.notes.push_back(
         "The excess is the largest of a run's last four steps: Muon steps to and fro around the optimum, and "
-        "the last "
-        "loss alone varies tenfold with T. Slopes are least squares lines of logarithms.");
+        "the last loss alone varies tenfold with T. Slopes are least squares lines of logarithms.");
     return out;
   }
 

@@ -39,16 +39,15 @@ class MomentumVariants final : public Experiment {
   }
 
   std::vector<Claim> claims() const override {
-    return {
-        {"e20.bound", "arXiv 2507.01598",
-         "The mean nuclear norm of the gradient is at most X/T + Y/sqrt(b) + Z, with and without Nesterov's "
-         "look-ahead.",
-         "A run whose mean is above the bound.",
-         "The constants are from a published generalisation of the theorem and, without look-ahead, derived "
-         "here; "
-         "weight decay is the subject of e21."},
-        {"e20.tight", "in circulation", "The bound says how the variants of Muon compare in practice.",
-         "The bounds of the variants differ, and the runs do not, or in another order.", ""}};
+    return {{"e20.bound", "arXiv 2507.01598",
+             "The mean nuclear norm of the gradient is at most X/T + Y/sqrt(b) + Z, with and without "
+             "Nesterov's look-ahead.",
+             "A run whose mean is above the bound.",
+             "The constants are from a published generalisation of the theorem and, without look-ahead, "
+             "derived here; weight decay is the subject of e21."},
+            {"e20.tight", "digests of arXiv 2507.01598",
+             "The bound says how the variants of Muon compare in practice.",
+             "The bounds of the variants differ, and the runs do not, or in another order.", ""}};
   }
 
   void describe(OptionVisitor& v) override {

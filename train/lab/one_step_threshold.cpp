@@ -83,17 +83,14 @@ class OneStepThreshold final : public Experiment {
     return {
         {"e7.threshold", "arXiv 2605.13079",
          "One step of Muon lowers the loss whenever its size is below (2 / lambda_max) times the mean "
-         "singular value "
-         "of the gradient.",
+         "singular value of the gradient.",
          "A draw in which a smaller step raises the loss, or a curvature of one size in all directions in "
-         "which the "
-         "bound is not met exactly.",
+         "which the bound is not met exactly.",
          "The paper was read in part; the bound is from its abstract and a survey of it, the exact threshold "
          "2 <G, O> / <O, H O> is derived here."},
         {"e7.larger", "in circulation", "Muon tolerates larger learning rates than gradient descent.",
          "The ratio of the two thresholds, the mean singular value of the gradient, is below 1 somewhere: "
-         "the two "
-         "learning rates have different units.",
+         "the two learning rates have different units.",
          ""},
     };
   }
@@ -135,8 +132,8 @@ class OneStepThreshold final : public Experiment {
     bound.push_back(no_less(
         "the threshold is at or above the bound in every draw elsewhere (ratio at least 1)", worst_bound, 1));
     bound.push_back(
-        no_less("the program's spectral_descent lowers the loss 1 % below the threshold and raises it "
-                "1 % above, in every draw",
+        no_less("the program's spectral_descent lowers the loss 1 % below the threshold and raises it 1 % "
+                "above, in every draw",
                 100 * own, 100, "% of the draws"));
     larger.push_back(no_less("the ratio of the bounds is at least 1 in every setting", least, 1));
     larger.push_back(no_less("it still is at a tenth of the distance to the optimum", least_closer, 1));
@@ -146,8 +143,7 @@ class OneStepThreshold final : public Experiment {
     out.claims = {{all[0], bound}, {all[1], larger}};
     out.notes.push_back(
         "The ratio of the thresholds shrinks with the gradient and is 0 at the optimum: learning rates of "
-        "Muon and of "
-        "gradient descent cannot be compared as numbers.");
+        "Muon and of gradient descent cannot be compared as numbers.");
     return out;
   }
 

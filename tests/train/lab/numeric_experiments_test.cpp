@@ -81,7 +81,8 @@ TEST_F(NumericExperiments, LongRunStability) {
 TEST_F(NumericExperiments, KroneckerCurvature) {
   const std::string small = "rows: 12\ncols: 20\nquick: {draws: 6, searches: 1, target: 1e-3, grid: 5}\n";
   EXPECT_EQ(verdicts("e9", small)["first"], kHolds);
-  EXPECT_EQ(verdicts("e9", small + "update: gradient\n")["first"], kNot);
+  EXPECT_EQ(verdicts("e9", small + "update: gradient\n")["first"], kPart)
+      << "the formula holds for any direction";
 }
 
 TEST_F(NumericExperiments, MemoryNoiseless) {
@@ -129,7 +130,8 @@ TEST_F(NumericExperiments, DecayBound) {
 }
 
 TEST_F(NumericExperiments, CriticalBatch) {
-  const std::string small = "quick: {rows: 3, cols: 4, small_lr: 0.01, large_lr: 0.05, most_batch: 256}\n";
+  const std::string small =
+      "quick: {rows: 3, cols: 4, small_lr: 0.01, large_lr: 0.05, most_batch: 256, seeds: 1}\n";
   EXPECT_EQ(verdicts("e22", small).size(), 2u);
 }
 
