@@ -75,7 +75,9 @@ std::string claim_part(const ExperimentRecord& r, const ClaimResult& c) {
 
 std::string difference(const Measurement& m) {
   if (!m.expected || *m.expected == 0 || !std::isfinite(*m.expected) || !std::isfinite(m.value)) return "";
-  return fmt::format("{:+.2g} %", 100 * (m.value - *m.expected) / std::abs(*m.expected));
+  const double percent = 100 * (m.value - *m.expected) / std::abs(*m.expected);
+  // Digits of the rounding say nothing.
+  return std::abs(percent) < 1e-9 ? "< 1e-9 %" : fmt::format("{:+.2g} %", percent);
 }
 
 std::string measurement_part(const ExperimentRecord& r) {

@@ -27,6 +27,7 @@ void for_each_claim(const std::vector<ExperimentRecord>& records, const Each& ea
     for (const ClaimResult& c : r.outcome.claims) each(r, c);
 }
 
+// What is short must not be taken for the whole.
 std::string circumstances(const std::vector<ExperimentRecord>& records) {
   const auto quick = std::count_if(records.begin(), records.end(), [](const auto& r) { return r.quick; });
   if (quick == 0) return "";
@@ -57,7 +58,7 @@ std::string verdict_counts(const std::vector<ExperimentRecord>& records) {
   add(not_run, "was not run", "were not run");
   const std::size_t all = holds + in_part + not_here + not_run;
   if (all == 0) return "No claims.";
-  return fmt::format("{} claim{}: {}.", all, all == 1 ? "" : "s", text);
+  return fmt::format("{} claim{}: {}.{}", all, all == 1 ? "" : "s", text, circumstances(records));
 }
 
 std::string measured_text(const Check& check) { return check.measured + (check.holds ? "" : " (fails)"); }
@@ -86,7 +87,7 @@ std::string terminal_table(const std::vector<ExperimentRecord>& records) {
     text += fmt::format("{:<4} {}: {}\n", r.id, verdict_words(r, c), c.claim.sentence);
     for (const std::string& line : measured_lines(r, c)) text += fmt::format("       {}\n", line);
   });
-  return ascii(text) + "\n" + verdict_counts(records) + circumstances(records) + "\n";
+  return ascii(text) + "\n" + verdict_counts(records) + "\n";
 }
 
 std::string markdown_table(const std::vector<ExperimentRecord>& records) {
@@ -98,7 +99,7 @@ std::string markdown_table(const std::vector<ExperimentRecord>& records) {
     text += fmt::format("| {} | {} ({}) | {} | {} |\n", r.id, in_row(c.claim.sentence),
                         in_row(c.claim.source), measured, verdict_words(r, c));
   });
-  return text + "\n" + verdict_counts(records) + circumstances(records) + "\n";
+  return text + "\n" + verdict_counts(records) + "\n";
 }
 
 }  // namespace spectrain::lab

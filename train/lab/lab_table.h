@@ -7,7 +7,8 @@
 
 namespace spectrain::lab {
 
-// "9 claims: 5 hold, 2 hold in part, 1 does not hold here, 1 was not run."
+// "9 claims: 5 hold, 2 hold in part, 1 does not hold here, 1 was not run.", and how many experiments were run
+// in their quick form.
 std::string verdict_counts(const std::vector<ExperimentRecord>& records);
 
 // "0.34 %", or with what fails: "12 % (fails)".

@@ -110,7 +110,8 @@ TEST_F(LabCommand, RunsWritesAndJudges) {
   EXPECT_EQ(line["seed"], 7);
   EXPECT_EQ(line["measurements"][2]["value"], 7.0);
   EXPECT_THAT(line["options"].dump(), HasSubstr("throws: 5 (default 600)"));
-  EXPECT_THAT(contents_of(out() + "/lab.md"), HasSubstr("Of 1 of 2 experiments the quick form was run."));
+  for (const char* file : {"/lab.md", "/lab.html"})
+    EXPECT_THAT(contents_of(out() + file), HasSubstr("Of 1 of 2 experiments the quick form was run."));
 }
 
 TEST_F(LabCommand, MissingDataIsSaidAndTheOthersGoOn) {
