@@ -85,23 +85,25 @@ TEST(DataLayouts, DependOnTheStepAlone) {
   const TinyRun tiny;
   std::set<std::string> ends;
   for (const std::string layout :
-       {"stream", "shards", "skewed", "documents", "documents-20", "stream-replayed"}) {
+       {"stream", "shards", "skewed", "documents", "documents-clipped", "stream-replayed"}) {
     SCOPED_TRACE(layout);
     // A space is what "documents" of this text begin with.
     std::vector<std::string> more = {"data.layout=" + layout.substr(0, layout.find('-')),
                                      "data.layout_ranks=4",
                                      "data.document_token=32",
                                      "batch.micro_batch=1",
-                                     "train.checkpoint.every=7",
+                                     "train.steps=7",
+                                     "train.checkpoint.every=3",
                                      "train.checkpoint.keep=0"};
-    if (layout == "documents-20") more.emplace_back("data.document_length=4");
+    if (layout == "documents-clipped") more.emplace_back("data.document_length=4");
     if (layout == "stream-replayed") more.emplace_back("data.replay_first_batch=true");
     train(tiny.adamw_config(), named(layout, more));
     const SavedBytes whole = newest_saved(tiny.checkpoints(layout));
-    copy_run(tiny, layout, layout + "-cut", 7);
+    copy_run(tiny, layout, layout + "-cut", 3);
     train(tiny.adamw_config(), named(layout + "-cut", more), Existing::resume);
     expect_same_bytes(whole, newest_saved(tiny.checkpoints(layout + "-cut")));
     EXPECT_TRUE(ends.insert(whole.model).second) << "another layout gave the very same run";
+    if (layout != "skewed" && layout != "documents-clipped") continue;
     const auto one = training_lines(tiny, layout);
     train_on_ranks(tiny, 2, tiny.adamw_config(), named(layout + "-2", more));
     const auto two = training_lines(tiny, layout + "-2");
