@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -107,9 +108,18 @@ TEST_P(Records, LeaveTheirQuirksOff) {
   const RunConfig config = loaded(std::string("speedrun/") + GetParam().file);
   EXPECT_FALSE(config.data.replay_first_batch);
   EXPECT_NE(config.data.layout, DataLayout::skewed);
-  const std::vector<std::string> quirks{"data.layout=skewed", "data.replay_first_batch=true"};
-  const std::string path = configs_directory() + "speedrun/" + GetParam().file + ".yaml";
-  EXPECT_NO_THROW(load_config(path, quirks));
+  for (const GroupConfig& group : config.optimizer.groups) EXPECT_EQ(group.finish.storage, StoredAs::f32);
+  std::vector<std::string> quirks{"data.layout=skewed", "data.replay_first_batch=true"};
+  if (GetParam().scalar > 0)  // groups: matrices, embedding, head, scalars
+    for (const char* group : {"1", "3"}) quirks.push_back(fmt::format("optimizer.{}.storage=bf16", group));
+  const RunConfig original =
+      load_config(configs_directory() + "speedrun/" + GetParam().file + ".yaml", quirks);
+  EXPECT_EQ(original.data.layout, DataLayout::skewed);
+  if (GetParam().scalar > 0) {
+    EXPECT_EQ(group_of(original, Role::scalar).finish.storage, StoredAs::bf16);
+    EXPECT_EQ(group_of(original, Role::embedding).finish.storage, StoredAs::bf16);
+    EXPECT_EQ(group_of(original, Role::head).finish.storage, StoredAs::f32);
+  }
 }
 INSTANTIATE_TEST_SUITE_P(Speedrun, Records, testing::ValuesIn(kRecords), [](const auto& test) {
   return "number_" + std::string(test.param.file).substr(0, 2);
