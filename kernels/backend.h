@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/formula.h"
+#include "kernels/fp8.h"
 #include "kernels/random.h"
 #include "kernels/tensor.h"
 
@@ -143,6 +144,10 @@ class MatrixKernels {
                                       bool accumulate) = 0;
   // db[N] (+)= sum over rows of dy[R,N];  db in master dtype
   virtual void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) = 0;
+
+  // y = fp8(scale x) / scale: x as a product of eight-bit floats would read it (fp8.h). x, y compute or
+  // master dtype; may be in place.
+  virtual void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) = 0;
 
   // The next four take batches too: a, b, c, d [B, rows, cols] of rank 3, one product for each of the B. For
   // optimizers. Those of f16 are for a GPU alone.

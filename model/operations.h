@@ -21,8 +21,8 @@ std::unique_ptr<Operation> make_qk_transform(const HeadLayout& layout, bool norm
                                              RotaryPairs pairs,
                                              int sign);                             // qkv, cos, sin
 std::unique_ptr<Operation> make_attention(const HeadLayout& layout, double scale);  // qkv, first keys
-std::unique_ptr<Operation> make_cross_entropy(std::int64_t vocab,
-                                              const Softcap& cap);  // x, head, bias, targets
+std::unique_ptr<Operation> make_cross_entropy(std::int64_t vocab, const Softcap& cap,
+                                              const Fp8Head& fp8);  // x, head, bias, targets
 
 // operations_mix.cpp
 std::unique_ptr<Operation> make_mix(std::vector<MixFactor> factors);  // the terms, then the weights

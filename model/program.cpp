@@ -116,10 +116,13 @@ struct Program::Impl {
   void resolve_prepared(const Tape::Recording& r, int node, const Operation& op, Run& run) const {
     const std::vector<int>& in = r.nodes[static_cast<std::size_t>(node)].inputs;
     run.prepared.assign(in.size(), nullptr);
+    run.rounded.assign(in.size(), nullptr);
     for (std::size_t k = 0; k < in.size(); ++k)
       if (in[k] >= 0 && op.prepared_input(k)) {
-        const int declared = r.values[static_cast<std::size_t>(in[k])].index;
-        run.prepared[k] = &parameters.prepared(parameter_index[static_cast<std::size_t>(declared)]);
+        const auto declared = static_cast<std::size_t>(r.values[static_cast<std::size_t>(in[k])].index);
+        run.prepared[k] = &parameters.prepared(parameter_index[declared]);
+        if (options.training && op.rounded_input(k) > 0)
+          run.rounded[k] = &parameters.rounded(parameter_index[declared]);
       }
   }
 

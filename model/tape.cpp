@@ -127,8 +127,8 @@ Value Tape::with_columns(Value x, std::int64_t first, Value v) {
 Value Tape::gate(Value x, Value gates) { return record(make_gate(), {x, gates}); }
 Value Tape::previous(Value x, std::int64_t context) { return record(make_previous(context), {x}); }
 Value Tape::cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab,
-                          const Softcap& cap) {
-  return record(make_cross_entropy(vocab, cap), {x, head, bias, targets});
+                          const Softcap& cap, const Fp8Head& fp8) {
+  return record(make_cross_entropy(vocab, cap, fp8), {x, head, bias, targets});
 }
 
 Tape::Scope::Scope(Tape& tape, std::string_view name) : tape_(tape), length_(tape.recording_->scope.size()) {

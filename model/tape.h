@@ -26,6 +26,15 @@ struct MixFactor {
   int weight = -1;
 };
 
+// A head whose products are computed with eight-bit floats in training (speedrun #19 onward): x and the
+// weights are read as e4m3(scale x) / scale, the gradient of one token's loss as e5m2(scale g) / scale. 0:
+// not rounded.
+struct Fp8Head {
+  double x_scale = 0, weight_scale = 0, gradient_scale = 0;
+  bool on() const { return x_scale > 0; }
+  bool operator==(const Fp8Head&) const = default;
+};
+
 class Operation;  // operation.h
 
 class Tape {
@@ -69,7 +78,8 @@ class Tape {
   Value previous(Value x, std::int64_t context);
   // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x
   // and head are made in the same pass. bias [V] may be empty.
-  Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap);
+  Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap,
+                      const Fp8Head& fp8 = {});
 
   // ---- what was recorded
   const std::vector<ParameterInfo>& parameters() const;

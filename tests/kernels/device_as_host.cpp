@@ -80,6 +80,9 @@ class DeviceAsHost final : public Backend {
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override {
     call([&](Call& c) { device_->linear_backward_weight(c(dy), c(x), c(dw), accumulate); });
   }
+  void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override {
+    call([&](Call& c) { device_->round_fp8(format, scale, c(x), c(y)); });
+  }
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override {
     call([&](Call& c) { device_->bias_gradient(c(dy), c(db), accumulate); });
   }

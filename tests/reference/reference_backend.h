@@ -73,6 +73,7 @@ class ReferenceBackend final : public Backend {
                              bool accumulate) override;
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override;
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override;
+  void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override;
   void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
               const Tensor& c) override;
   void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) override;
