@@ -120,9 +120,12 @@ enum class Activation : std::uint8_t {
   gelu_tanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
   relu2,      // max(x, 0)^2  (So et al. 2021, "Primer")
   sigmoid,    // 1 / (1 + e^-x), of gates
+  relu,       // max(x, 0)
 };
-// Whether its derivative is taken from the output: 2 sqrt(y), y (1 - y). Of the others from the input.
-constexpr bool saves_output(Activation act) { return act == Activation::relu2 || act == Activation::sigmoid; }
+// Whether its derivative is taken from the output: 2 sqrt(y), y (1 - y), y > 0. Of the others from the input.
+constexpr bool saves_output(Activation act) {
+  return act == Activation::relu2 || act == Activation::sigmoid || act == Activation::relu;
+}
 
 class MatrixKernels {
  public:
@@ -426,6 +429,8 @@ struct Patches {
   bool operator==(const Patches&) const = default;
 };
 
+enum class PoolKind : std::uint8_t { largest, mean };
+
 // Between images and the rows that a matrix product reads: a convolution is unfold() and a product with the
 // filters [out channels, patch].
 class ImageKernels {
@@ -435,6 +440,12 @@ class ImageKernels {
   virtual void unfold(const Patches& p, const Tensor& x, const Tensor& rows) = 0;
   // Its transpose: x = for each pixel the sum, in the order of the kernel's elements, of what lies over it.
   virtual void fold(const Patches& p, const Tensor& rows, const Tensor& x) = 0;
+  // y [places, channels] = the largest, or the mean, of each channel over each patch. Patches without
+  // padding, that do not overlap: stride >= the kernel's sides.
+  virtual void pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) = 0;
+  // dx [pixels, channels]: of the largest its first place, row by row, has the gradient.
+  virtual void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                             const Tensor& dx) = 0;
 
  protected:
   ~ImageKernels() = default;

@@ -150,6 +150,9 @@ class CudaBackend final : public Backend {
                     std::int64_t count, bool accumulate) override;
   void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override;
   void fold(const Patches& p, const Tensor& rows, const Tensor& x) override;
+  void pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) override;
+  void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                     const Tensor& dx) override;
 
   // reduction.cu, random.cu
   double sum_of_squares(const Tensor& x) override;

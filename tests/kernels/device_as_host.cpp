@@ -234,6 +234,13 @@ class DeviceAsHost final : public Backend {
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override {
     call([&](Call& c) { device_->scatter_rows(c(y), c(indices), c(x)); });
   }
+  void pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) override {
+    call([&](Call& c) { device_->pool(kind, p, c(x), c(y)); });
+  }
+  void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                     const Tensor& dx) override {
+    call([&](Call& c) { device_->pool_backward(kind, p, c(dy), c(x), c(dx)); });
+  }
   void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override {
     call([&](Call& c) { device_->unfold(p, c(x), c(rows)); });
   }
