@@ -201,7 +201,7 @@ MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const Prog
     m.workspace += rounded_bytes(r.parameters, rounding, master);
   }
   m.activations = plan.arena_bytes;
-  m.workspace += plan.workspace_bytes + leaf_bytes(tape, master) + backend.working_bytes();
+  m.workspace += plan.workspace_bytes + leaf_bytes(tape, master, options.compute) + backend.working_bytes();
   return m;
 }
 

@@ -67,6 +67,6 @@ std::vector<std::uint8_t> read_parameters(const Tape& tape);
 
 std::size_t align_up(std::size_t bytes);  // to 64
 // Inputs and constants, which live outside the arena.
-std::size_t leaf_bytes(const Tape& tape, DType master);
+std::size_t leaf_bytes(const Tape& tape, DType master, DType compute);
 
 }  // namespace spectrain

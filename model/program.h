@@ -101,6 +101,7 @@ class Program {
   // Writes an input's elements (host memory, i32); throws std::logic_error for an unknown name or wrong
   // count.
   void set_input(std::string_view name, std::span<const std::int32_t> values);
+  void set_input(std::string_view name, std::span<const float> values);  // of a real_input()
 
   void set_hooks(ProgramHooks hooks);
   void forward();
@@ -131,6 +132,7 @@ class Program {
   std::string first_nonfinite();
 
  private:
+  const Tensor& input(std::string_view name, std::size_t values, bool real) const;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -45,7 +45,10 @@ class Tape {
   Tape& operator=(Tape&&) noexcept;
 
   // ---- leaves
-  Value input(std::string_view name, Shape shape);  // i32, filled by the caller before each replay
+  // Filled by the caller before each replay: of tokens (i32), and of numbers (compute dtype), whose gradients
+  // nobody wants.
+  Value input(std::string_view name, Shape shape);
+  Value real_input(std::string_view name, Shape shape);
   // Names get the open scopes in front ("h.3." + "qkv"). Declaring a name twice with the same shape returns
   // the same parameter (tied weights); with another shape it throws std::logic_error.
   Value parameter(std::string_view name, Shape shape, Role role, Initializer init,
@@ -74,6 +77,18 @@ class Tape {
   Value with_columns(Value x, std::int64_t first, Value v);
   // y[r, g D + d] = x[r, g D + d] gates[r, g];  x [R,G D], gates [R,G]
   Value gate(Value x, Value gates);
+  // Images lie channels last, [batch * height * width, channels]; a convolution is unfold() and linear() with
+  // filters [out channels, kernel_height kernel_width channels].
+  Value unfold(Value x, const Patches& patches);
+  Value pool(PoolKind kind, Value x, const Patches& patches);
+  // Over the rows of x [R,C]: y = (x - mean) / sqrt(variance + eps) gain + bias with the batch's own biased
+  // statistics; gain, bias [C] may be empty  (Ioffe, Szegedy 2015)
+  Value batch_norm(Value x, Value gain, Value bias, double eps);
+  // losses[r] = 1/2 sum_c mask (y - target)^2;  y, target [R,C], mask [R,C] may be empty
+  Value squared_error(Value y, Value target, Value mask = {});
+  // losses[r] of small numbers of classes: cross entropy of logits [R,K] (the value, not a head) with the
+  // target (1 - smoothing) [k = targets[r]] + smoothing / K
+  Value class_loss(Value logits, Value targets, double smoothing);
   // y[t] = x[t-1] within each sequence of `context` rows, y[0] = 0
   Value previous(Value x, std::int64_t context);
   // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x
