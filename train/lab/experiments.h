@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "train/lab/experiment.h"
+
+// The list of experiments. A line X(mode_race) stands for a function make_mode_race() in a file of this
+// folder.
+#define SPECTRAIN_EXPERIMENTS(X)
+
+namespace spectrain::lab {
+
+using MakeExperiment = std::unique_ptr<Experiment> (*)();
+using ExperimentList = std::vector<MakeExperiment>;
+
+#define SPECTRAIN_DECLARE_EXPERIMENT(name) std::unique_ptr<Experiment> make_##name();
+SPECTRAIN_EXPERIMENTS(SPECTRAIN_DECLARE_EXPERIMENT)
+#undef SPECTRAIN_DECLARE_EXPERIMENT
+
+const ExperimentList& all_experiments();
+
+// With the options as they are by default. Throws RequestError, with the nearest name, where the list has no
+// experiment of that name.
+std::unique_ptr<Experiment> make_experiment(std::string_view name, const ExperimentList& list);
+std::vector<std::string> experiment_names(const ExperimentList& list);
+
+}  // namespace spectrain::lab
