@@ -34,6 +34,7 @@ std::unique_ptr<Operation> make_previous(std::int64_t context);                 
 // operations_layers.cpp
 std::unique_ptr<Operation> make_unfold(const Patches& patches);               // x
 std::unique_ptr<Operation> make_pool(PoolKind kind, const Patches& patches);  // x
+std::unique_ptr<Operation> make_reshape(Shape shape);                         // x
 std::unique_ptr<Operation> make_batch_norm(double eps);                       // x, gain, bias
 std::unique_ptr<Operation> make_squared_error();                              // y, target, mask
 std::unique_ptr<Operation> make_class_loss(double smoothing);                 // logits, targets

@@ -69,6 +69,28 @@ class Pool final : public Operation {
   Patches patches_;
 };
 
+// In place wherever memory allows: then nothing is done.
+class Reshape final : public Operation {
+ public:
+  explicit Reshape(Shape shape) : shape_(shape) {}
+  std::string_view name() const override { return "reshape"; }
+  std::vector<ValueSpec> outputs(const std::vector<Shape>& in) const override {
+    require_fit(in[0].numel() == shape_.numel(), name(), in);
+    return {{shape_, false}};
+  }
+  void forward(const Run& r) const override {
+    if (r.in[0].data != r.out[0].data) r.backend->copy(r.in[0], r.out[0]);
+  }
+  void backward(const Run& r) const override {
+    if (r.dout[0].data != r.din[0].data) r.backend->copy(r.dout[0], r.din[0]);
+  }
+  bool forward_in_place() const override { return true; }
+  bool backward_in_place() const override { return true; }
+
+ private:
+  Shape shape_;
+};
+
 // Statistics are outputs 1 and 2: the mean and 1 / sqrt(variance + eps) of each column. The backward pass:
 //   h = (x - mean) rstd;  dbias = sum dy;  dgain = sum dy h;
 //   dx = rstd (g - mean(g) - h mean(g h)),  g = dy gain,  so with the sums above: mean(g) = gain dbias / R
@@ -273,6 +295,7 @@ std::unique_ptr<Operation> make_unfold(const Patches& patches) { return std::mak
 std::unique_ptr<Operation> make_pool(PoolKind kind, const Patches& patches) {
   return std::make_unique<Pool>(kind, patches);
 }
+std::unique_ptr<Operation> make_reshape(Shape shape) { return std::make_unique<Reshape>(shape); }
 std::unique_ptr<Operation> make_batch_norm(double eps) { return std::make_unique<BatchNorm>(eps); }
 std::unique_ptr<Operation> make_squared_error() { return std::make_unique<SquaredError>(); }
 std::unique_ptr<Operation> make_class_loss(double smoothing) {

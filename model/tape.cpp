@@ -136,6 +136,7 @@ Value Tape::unfold(Value x, const Patches& patches) { return record(make_unfold(
 Value Tape::pool(PoolKind kind, Value x, const Patches& patches) {
   return record(make_pool(kind, patches), {x});
 }
+Value Tape::reshape(Value x, Shape shape) { return record(make_reshape(shape), {x}); }
 Value Tape::batch_norm(Value x, Value gain, Value bias, double eps) {
   return record(make_batch_norm(eps), {x, gain, bias});
 }

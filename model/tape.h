@@ -81,6 +81,8 @@ class Tape {
   // filters [out channels, kernel_height kernel_width channels].
   Value unfold(Value x, const Patches& patches);
   Value pool(PoolKind kind, Value x, const Patches& patches);
+  // The same numbers in the same order as another matrix: [R,C] as [R', C'], R C = R' C'.
+  Value reshape(Value x, Shape shape);
   // Over the rows of x [R,C]: y = (x - mean) / sqrt(variance + eps) gain + bias with the batch's own biased
   // statistics; gain, bias [C] may be empty  (Ioffe, Szegedy 2015)
   Value batch_norm(Value x, Value gain, Value bias, double eps);
