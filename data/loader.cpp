@@ -13,7 +13,7 @@
 #include <thread>
 #include <utility>
 
-#include "data/permutation.h"
+#include "data/layout.h"
 #include "data/shard.h"
 #include "kernels/error.h"
 
@@ -40,9 +40,8 @@ constexpr std::size_t kPrefetchesKept = 4;
 struct TokenLoader::Impl {
   LoaderConfig config;
   std::vector<TokenShard> shards;
-  std::vector<std::int64_t> windows_before;  // shards.size() + 1 prefix sums
+  std::unique_ptr<Layout> layout;
   std::int64_t tokens = 0;
-  std::uint64_t order_stream = stream_of("data order");
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -55,10 +54,9 @@ struct TokenLoader::Impl {
   ~Impl();
 
   void open();
-  std::int64_t windows() const { return windows_before.back(); }
-  std::int64_t window_at(std::int64_t position) const;
-  void read_window(std::int64_t window, std::int32_t* tokens_out, std::int32_t* targets_out,
-                   std::vector<std::int32_t>& scratch) const;
+  void read_sequence(std::int64_t step, std::int64_t sequence, std::int32_t* tokens_out,
+                     std::int32_t* targets_out, std::vector<std::int32_t>& scratch,
+                     std::vector<Stretch>& stretches) const;
   void read_range(Range range, std::span<std::int32_t> tokens_out, std::span<std::int32_t> targets_out) const;
   bool take(Range range, std::span<std::int32_t> tokens_out, std::span<std::int32_t> targets_out);
   void enqueue(Range range);
@@ -81,37 +79,25 @@ void TokenLoader::Impl::open() {
                                    config.context, config.sequences));
   }
   if (config.files.empty()) throw RequestError("no token shards were named; give at least one file");
-  windows_before.push_back(0);
   shards.reserve(config.files.size());
-  for (const std::string& file : config.files) {
-    const TokenShard& shard = shards.emplace_back(file);
-    const std::int64_t held = shard.tokens() > 0 ? (shard.tokens() - 1) / config.context : 0;
-    windows_before.push_back(windows_before.back() + held);
-    tokens += shard.tokens();
-  }
-  if (windows() == 0) {
-    throw RequestError(
-        fmt::format("{}: no shard holds the {} tokens of one window (context {} + 1); use a shorter context",
-                    config.files.front(), config.context + 1, config.context));
-  }
+  for (const std::string& file : config.files) tokens += shards.emplace_back(file).tokens();
+  layout = make_layout(config, shards);
 }
 
-// The window at a position of the endless stream of epochs.
-std::int64_t TokenLoader::Impl::window_at(std::int64_t position) const {
-  const std::int64_t epoch = position / windows(), index = position % windows();
-  if (config.order == DataOrder::sequential) return index;
-  const KeyedPermutation order(static_cast<std::uint64_t>(windows()),
-                               {config.seed, order_stream + static_cast<std::uint64_t>(epoch)});
-  return static_cast<std::int64_t>(order(static_cast<std::uint64_t>(index)));
-}
-
-void TokenLoader::Impl::read_window(std::int64_t window, std::int32_t* tokens_out, std::int32_t* targets_out,
-                                    std::vector<std::int32_t>& scratch) const {
-  const auto after = std::upper_bound(windows_before.begin(), windows_before.end(), window);
-  const auto shard = static_cast<std::size_t>(after - windows_before.begin()) - 1;
+void TokenLoader::Impl::read_sequence(std::int64_t step, std::int64_t sequence, std::int32_t* tokens_out,
+                                      std::int32_t* targets_out, std::vector<std::int32_t>& scratch,
+                                      std::vector<Stretch>& stretches) const {
+  const std::int64_t batch = config.replay_first_batch && step > 0 ? step - 1 : step;
   const auto context = static_cast<std::size_t>(config.context);
+  stretches.clear();
+  layout->locate(batch, sequence, stretches);
   scratch.resize(context + 1);
-  shards[shard].read((window - windows_before[shard]) * config.context, scratch, config.vocab);
+  std::size_t filled = 0;
+  for (const Stretch& s : stretches) {
+    const auto count = static_cast<std::size_t>(s.count);
+    shards[s.shard].read(s.first, std::span(scratch).subspan(filled, count), config.vocab);
+    filled += count;
+  }
   std::memcpy(tokens_out, scratch.data(), context * sizeof(std::int32_t));
   std::memcpy(targets_out, scratch.data() + 1, context * sizeof(std::int32_t));
 }
@@ -119,11 +105,10 @@ void TokenLoader::Impl::read_window(std::int64_t window, std::int32_t* tokens_ou
 void TokenLoader::Impl::read_range(Range range, std::span<std::int32_t> tokens_out,
                                    std::span<std::int32_t> targets_out) const {
   std::vector<std::int32_t> scratch;
-  for (std::int64_t i = 0; i < range.count; ++i) {
-    const std::int64_t position = range.step * config.sequences + range.first + i;
-    read_window(window_at(position), tokens_out.data() + i * config.context,
-                targets_out.data() + i * config.context, scratch);
-  }
+  std::vector<Stretch> stretches;
+  for (std::int64_t i = 0; i < range.count; ++i)
+    read_sequence(range.step, range.first + i, tokens_out.data() + i * config.context,
+                  targets_out.data() + i * config.context, scratch, stretches);
 }
 
 void TokenLoader::Impl::check(Range range) const {
@@ -210,7 +195,7 @@ TokenLoader::TokenLoader(LoaderConfig config) : impl_(std::make_unique<Impl>(std
 TokenLoader::~TokenLoader() = default;
 
 std::int64_t TokenLoader::tokens() const { return impl_->tokens; }
-std::int64_t TokenLoader::windows() const { return impl_->windows(); }
+std::int64_t TokenLoader::windows() const { return impl_->layout->windows(); }
 std::int64_t TokenLoader::files() const { return static_cast<std::int64_t>(impl_->shards.size()); }
 
 void TokenLoader::read(std::int64_t step, std::int64_t first, std::int64_t count,

@@ -24,10 +24,8 @@ namespace spectrain {
 //
 // Defaults: lr 0.02, mu 0.95, Nesterov, beta2 -1, eps 1e-8, rms 0.2, decay 0.01, polar-express x 5 in f32.
 // State: 2 numbers per parameter (momentum, square). Cost: Muon's and 8 FLOPs per parameter.
-struct AdaMuonOptions {
-  double lr = 0.02, momentum = 0.95, weight_decay = 0.01, beta2 = -1, eps = 1e-8, rms = 0.2;
-  bool nesterov = true;
-  MomentumWarmup momentum_warmup;
+struct AdaMuonOptions : MomentumOptions {
+  double lr = 0.02, weight_decay = 0.01, beta2 = -1, eps = 1e-8, rms = 0.2;
   NewtonSchulzOptions newton_schulz;
   double square_decay() const { return beta2 < 0 ? momentum : beta2; }
   bool operator==(const AdaMuonOptions&) const = default;
@@ -44,7 +42,7 @@ const RuleInfo& info_of(const AdaMuonOptions&) {
 void describe_options(OptionVisitor& v, AdaMuonOptions& o) {
   v.field("lr", &o.lr, at_least(0), "learning rate");
   v.field("weight_decay", &o.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
-  describe_momentum(v, o.momentum, o.nesterov, o.momentum_warmup);
+  describe_momentum(v, o);
   v.field("beta2", &o.beta2, Range{-1, 1, false, true}, "decay of the second moment; -1: the momentum's");
   v.field("eps", &o.eps, above_only(0), "added to the root of the second moment");
   v.field("rms", &o.rms, above_only(0), "root mean square of every direction");
@@ -117,13 +115,12 @@ class ElementVariance final : public MatrixStage {
 std::unique_ptr<UpdateRule> make_rule(const AdaMuonOptions& o, const FinishOptions& finish) {
   check_options("adamuon", o);
   std::vector<std::unique_ptr<MatrixStage>> stages;
-  stages.push_back(std::make_unique<EmaMomentum>(o.momentum, o.nesterov, o.momentum_warmup));
+  stages.push_back(std::make_unique<Momentum>(o));
   stages.push_back(std::make_unique<Signs>());
   stages.push_back(std::make_unique<NewtonSchulz>(o.newton_schulz));
   stages.push_back(std::make_unique<ElementVariance>(o.square_decay(), o.eps, o.rms));
-  const std::string settings =
-      fmt::format("{}, beta2 {}, rms {}, {}", momentum_settings(o.momentum, o.nesterov, o.momentum_warmup),
-                  o.square_decay(), o.rms, describe(o.newton_schulz));
+  const std::string settings = fmt::format("{}, beta2 {}, rms {}, {}", momentum_settings(o), o.square_decay(),
+                                           o.rms, describe(o.newton_schulz));
   return std::make_unique<MatrixRule>(
       MatrixRuleSettings{"adamuon", settings, o.lr, o.weight_decay, ShapeScale::none}, std::move(stages),
       finish);

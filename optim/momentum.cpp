@@ -6,37 +6,57 @@
 
 namespace spectrain {
 
-void describe_momentum(OptionVisitor& v, double& momentum, bool& nesterov, MomentumWarmup& warmup) {
-  v.field("momentum", &momentum, below_one(), "of the running mean of gradients");
-  v.field("nesterov", &nesterov, {}, "look one step ahead");
+namespace {
+constexpr Word<MomentumForm> kForms[] = {{"ema", MomentumForm::ema}, {"sum", MomentumForm::sum}};
+}  // namespace
+
+void describe_momentum(OptionVisitor& v, MomentumOptions& o) {
+  v.field("momentum", &o.momentum, below_one(), "of the running mean of gradients");
+  v.field("nesterov", &o.nesterov, {}, "look one step ahead");
+  v.field("momentum_form", choice(o.momentum_form, kForms), {},
+          "ema: m = mu m + (1 - mu) g; sum: m = mu m + g");
   v.section("momentum_warmup", "momentum grows from start over the first steps", [&](OptionVisitor& inside) {
-    inside.field("start", &warmup.start, below_one(), "momentum of the first step");
-    inside.field("steps", &warmup.steps, count_from(0), "until momentum is reached; 0: from the start");
+    inside.field("start", &o.momentum_warmup.start, below_one(), "momentum of the first step");
+    inside.field("steps", &o.momentum_warmup.steps, count_from(0),
+                 "until momentum is reached; 0: from the start");
+  });
+  v.section("momentum_cooldown", "momentum falls to end over the last steps", [&](OptionVisitor& inside) {
+    inside.field("end", &o.momentum_cooldown.end, below_one(),
+                 "momentum that the step after the last would have");
+    inside.field("steps", &o.momentum_cooldown.steps, count_from(0),
+                 "of the run's last; 0: it does not fall");
   });
 }
 
-std::string momentum_settings(double momentum, bool nesterov, const MomentumWarmup& warmup) {
-  std::string text = fmt::format("momentum {}", momentum);
-  if (warmup.steps > 0) text += fmt::format(" (from {} in {} steps)", warmup.start, warmup.steps);
-  return text + (nesterov ? " nesterov" : "");
+std::string momentum_settings(const MomentumOptions& o) {
+  std::string text = fmt::format("momentum {}", o.momentum);
+  const MomentumWarmup& w = o.momentum_warmup;
+  const MomentumCooldown& c = o.momentum_cooldown;
+  if (w.steps > 0) text += fmt::format(" (from {} in {} steps)", w.start, w.steps);
+  if (c.steps > 0) text += fmt::format(" (to {} in the last {} steps)", c.end, c.steps);
+  if (o.momentum_form == MomentumForm::sum) text += " as a sum";
+  return text + (o.nesterov ? " nesterov" : "");
 }
 
-std::size_t EmaMomentum::workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const {
+std::size_t Momentum::workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const {
   return static_cast<std::size_t>(largest_batch(batches)) * size_of(backend.master());
 }
 
-void EmaMomentum::prepare(Backend& backend, std::span<const Shape> batches) {
+void Momentum::prepare(Backend& backend, std::span<const Shape> batches) {
   backend_ = &backend;
   result_ = backend.allocate(workspace_bytes(batches, backend), "momentum workspace");
 }
 
-Tensor EmaMomentum::apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) {
+Tensor Momentum::apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) {
   const Tensor result = result_->view(backend_->master(), batch.stacked());
-  const double mu = momentum_at(warmup_, mu_, context.step);
+  const double mu = momentum_at(options_.momentum_warmup, options_.momentum_cooldown, options_.momentum,
+                                context.step, context.steps);
+  // The kernel's average of gradients 1 / (1 - mu) times as large is their sum.
+  const double scale = options_.momentum_form == MomentumForm::sum ? context.gradient_scale / (1 - mu)
+                                                                   : context.gradient_scale;
   for (std::int64_t i = 0; i < batch.size(); ++i)
-    backend_->ema_momentum(in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient,
-                           context.gradient_scale, mu, nesterov_, batch.state(i, 0),
-                           result.matrix(i).reshaped(batch.shape()));
+    backend_->ema_momentum(in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient, scale, mu,
+                           options_.nesterov, batch.state(i, 0), result.matrix(i).reshaped(batch.shape()));
   return result;
 }
 

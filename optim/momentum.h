@@ -1,26 +1,25 @@
 #pragma once
 
 #include "optim/matrix_rule.h"
-#include "optim/schedule.h"
+#include "optim/momentum_options.h"
 
 namespace spectrain {
 
-// The options "momentum", "nesterov" and "momentum_warmup", and their words in the printed table.
-void describe_momentum(OptionVisitor& v, double& momentum, bool& nesterov, MomentumWarmup& warmup);
-std::string momentum_settings(double momentum, bool nesterov, const MomentumWarmup& warmup);
-
-// Momentum as an exponential average (K. Jordan 2024), g' = gradient_scale g:
+// Momentum, g' = gradient_scale g, mu from its warm-up, its value and its cool-down (momentum_at):
 //
-//   m = mu m + (1 - mu) g'       u = nesterov ? mu m + (1 - mu) g' : m
+//   ema   m = mu m + (1 - mu) g'       u = nesterov ? mu m + (1 - mu) g' : m     (modded-nanogpt from record
+//   15) sum   m = mu m + g'                u = nesterov ? mu m + g' : m              (K. Jordan 2024; Liu et
+//   al.
+//                                                                                2025; records to 14)
 //
-// The accumulating form m = mu m + g' (Liu et al. 2025) is 1 / (1 - mu) times this one, Nesterov's look-ahead
-// included, so behind a direction that does not depend on the length of its input both are the same rule.
+// With a constant mu the sum is 1 / (1 - mu) times the average, Nesterov's look-ahead included, so behind a
+// direction that does not depend on the length of its input both are the same rule. While mu changes they are
+// not: a sum weighs every gradient as it came, an average those of a small mu more.
 // State: 1 number per parameter (momentum). Workspace: one batch of matrices, master dtype. Cost: 5 FLOPs per
 // parameter.
-class EmaMomentum final : public MatrixStage {
+class Momentum final : public MatrixStage {
  public:
-  EmaMomentum(double mu, bool nesterov, const MomentumWarmup& warmup)
-      : mu_(mu), nesterov_(nesterov), warmup_(warmup) {}
+  explicit Momentum(const MomentumOptions& options) : options_(options) {}
 
   std::vector<StateSlot> state(const Shape& part) const override { return {{"momentum", part}}; }
   double flops(const Shape& part) const override { return 5.0 * static_cast<double>(part.numel()); }
@@ -29,9 +28,7 @@ class EmaMomentum final : public MatrixStage {
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
 
  private:
-  double mu_;
-  bool nesterov_;
-  MomentumWarmup warmup_;
+  MomentumOptions options_;
   Backend* backend_ = nullptr;
   std::unique_ptr<Buffer> result_;
 };

@@ -20,7 +20,7 @@ const RuleInfo& info_of(const MuonOptions&) {
 void describe_options(OptionVisitor& v, MuonOptions& o) {
   v.field("lr", &o.lr, at_least(0), "learning rate");
   v.field("weight_decay", &o.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
-  describe_momentum(v, o.momentum, o.nesterov, o.momentum_warmup);
+  describe_momentum(v, o);
   describe_shape_scale(v, o.shape_scale);
   describe_newton_schulz(v, o.newton_schulz);
 }
@@ -28,11 +28,10 @@ void describe_options(OptionVisitor& v, MuonOptions& o) {
 std::unique_ptr<UpdateRule> make_rule(const MuonOptions& o, const FinishOptions& finish) {
   check_options("muon", o);
   std::vector<std::unique_ptr<MatrixStage>> stages;
-  stages.push_back(std::make_unique<EmaMomentum>(o.momentum, o.nesterov, o.momentum_warmup));
+  stages.push_back(std::make_unique<Momentum>(o));
   stages.push_back(std::make_unique<NewtonSchulz>(o.newton_schulz));
   const std::string settings =
-      fmt::format("{}, {}, {}", momentum_settings(o.momentum, o.nesterov, o.momentum_warmup),
-                  name_of(o.shape_scale), describe(o.newton_schulz));
+      fmt::format("{}, {}, {}", momentum_settings(o), name_of(o.shape_scale), describe(o.newton_schulz));
   return std::make_unique<MatrixRule>(
       MatrixRuleSettings{"muon", settings, o.lr, o.weight_decay, o.shape_scale}, std::move(stages), finish);
 }

@@ -1,8 +1,8 @@
 #pragma once
 
+#include "optim/momentum_options.h"
 #include "optim/newton_schulz_options.h"
 #include "optim/rule_options.h"
-#include "optim/schedule.h"
 #include "optim/shape_scale.h"
 
 namespace spectrain {
@@ -10,7 +10,7 @@ namespace spectrain {
 // Muon (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon; at scale: Liu et al. 2025, 2502.16982).
 // For an [out, in] matrix W with gradient G:
 //
-//   u = momentum(G)                      momentum.h: exponential average, Nesterov or not, warm-up of mu
+//   u = momentum(G)                      momentum.h: average or sum, Nesterov or not, mu over the run
 //   O = NewtonSchulz(u)                  newton_schulz.h: about U V^T of u = U S V^T
 //   W = (1 - lr decay) W - lr s O        s from the logical shape: original, match_rms or unit_rms
 //
@@ -19,11 +19,9 @@ namespace spectrain {
 // shape scales: match_rms goes with AdamW's lr and decay, original with an lr about 5 times as large at width
 // 768. State: 1 number per parameter (momentum). Cost per matrix: Newton-Schulz's, newton_schulz.h; the rest
 // is 8 FLOPs per parameter, bound by memory.
-struct MuonOptions {
-  double lr = 0.02, momentum = 0.95, weight_decay = 0;
-  bool nesterov = true;
+struct MuonOptions : MomentumOptions {
+  double lr = 0.02, weight_decay = 0;
   ShapeScale shape_scale = ShapeScale::original;
-  MomentumWarmup momentum_warmup;
   NewtonSchulzOptions newton_schulz;
   bool operator==(const MuonOptions&) const = default;
 };

@@ -30,12 +30,10 @@ constexpr Word<Reduce> kReduce[] = {{"rows", Reduce::rows}, {"longer", Reduce::l
 // Defaults: lr 0.02, mu 0.95, Nesterov, b2 0.95, eps 1e-10, decay 0, original, rows, polar-express x 5 in
 // f32. Track 3 of modded-nanogpt, record 10: lr 0.035, decay 0.025, longer. State: 1 number per parameter
 // (momentum) and 1 per row (row_variance). Cost: Muon's and 6 FLOPs per parameter.
-struct NorMuonOptions {
-  double lr = 0.02, momentum = 0.95, weight_decay = 0, beta2 = 0.95, eps = 1e-10;
-  bool nesterov = true;
+struct NorMuonOptions : MomentumOptions {
+  double lr = 0.02, weight_decay = 0, beta2 = 0.95, eps = 1e-10;
   Reduce reduce = Reduce::rows;
   ShapeScale shape_scale = ShapeScale::original;
-  MomentumWarmup momentum_warmup;
   NewtonSchulzOptions newton_schulz;
   bool operator==(const NorMuonOptions&) const = default;
 };
@@ -50,7 +48,7 @@ const RuleInfo& info_of(const NorMuonOptions&) {
 void describe_options(OptionVisitor& v, NorMuonOptions& o) {
   v.field("lr", &o.lr, at_least(0), "learning rate");
   v.field("weight_decay", &o.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
-  describe_momentum(v, o.momentum, o.nesterov, o.momentum_warmup);
+  describe_momentum(v, o);
   v.field("beta2", &o.beta2, below_one(), "decay of the rows' second moment");
   v.field("eps", &o.eps, above_only(0), "added to the root of the second moment");
   v.field("reduce", choice(o.reduce, kReduce), {},
@@ -130,12 +128,12 @@ class RowVariance final : public MatrixStage {
 std::unique_ptr<UpdateRule> make_rule(const NorMuonOptions& o, const FinishOptions& finish) {
   check_options("normuon", o);
   std::vector<std::unique_ptr<MatrixStage>> stages;
-  stages.push_back(std::make_unique<EmaMomentum>(o.momentum, o.nesterov, o.momentum_warmup));
+  stages.push_back(std::make_unique<Momentum>(o));
   stages.push_back(std::make_unique<NewtonSchulz>(o.newton_schulz));
   stages.push_back(std::make_unique<RowVariance>(o.beta2, o.eps, o.reduce));
   const std::string settings =
-      fmt::format("{}, beta2 {} by {}, {}, {}", momentum_settings(o.momentum, o.nesterov, o.momentum_warmup),
-                  o.beta2, word_of(kReduce, o.reduce), name_of(o.shape_scale), describe(o.newton_schulz));
+      fmt::format("{}, beta2 {} by {}, {}, {}", momentum_settings(o), o.beta2, word_of(kReduce, o.reduce),
+                  name_of(o.shape_scale), describe(o.newton_schulz));
   return std::make_unique<MatrixRule>(
       MatrixRuleSettings{"normuon", settings, o.lr, o.weight_decay, o.shape_scale}, std::move(stages),
       finish);

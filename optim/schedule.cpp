@@ -47,10 +47,17 @@ double schedule_factor(const ScheduleConfig& c, std::int64_t step, std::int64_t 
   return std::min(rise, fall);
 }
 
-double momentum_at(const MomentumWarmup& w, double momentum, std::int64_t step) {
-  if (step >= w.steps) return momentum;
-  const double share = static_cast<double>(step) / static_cast<double>(w.steps);
-  return w.start + (momentum - w.start) * share;
+double momentum_at(const MomentumWarmup& w, const MomentumCooldown& c, double momentum, std::int64_t step,
+                   std::int64_t run_steps) {
+  double mu = momentum;
+  if (step < w.steps) {
+    const double share = static_cast<double>(step) / static_cast<double>(w.steps);
+    mu = w.start + (momentum - w.start) * share;
+  }
+  const std::int64_t begin = run_steps - c.steps;
+  if (run_steps == 0 || c.steps == 0 || step <= begin) return mu;
+  const double share = static_cast<double>(step - begin) / static_cast<double>(c.steps);
+  return mu + (c.end - mu) * share;
 }
 
 }  // namespace spectrain

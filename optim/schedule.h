@@ -38,6 +38,16 @@ struct MomentumWarmup {
   std::int64_t steps = 0;
   bool operator==(const MomentumWarmup&) const = default;
 };
-double momentum_at(const MomentumWarmup& w, double momentum, std::int64_t step);
+// Over the last `steps` steps of the run it falls, linearly, toward `end`, which the step after the last
+// would have (modded-nanogpt, record 89: 0.85 in 50 steps). steps 0: it does not.
+struct MomentumCooldown {
+  double end = 0.85;
+  std::int64_t steps = 0;
+  bool operator==(const MomentumCooldown&) const = default;
+};
+// run_steps: of the whole run; 0: not known, no cool-down. Where both overlap the cool-down begins at what
+// the warm-up has reached at each step.
+double momentum_at(const MomentumWarmup& w, const MomentumCooldown& c, double momentum, std::int64_t step,
+                   std::int64_t run_steps);
 
 }  // namespace spectrain

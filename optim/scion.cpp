@@ -163,8 +163,11 @@ void check_finish(const ScionOptions& o, const FinishOptions& finish) {
 std::unique_ptr<UpdateRule> make_rule(const ScionOptions& o, const FinishOptions& finish) {
   check_options("scion", o);
   check_finish(o, finish);
+  MomentumOptions momentum;
+  momentum.momentum = 1 - o.alpha;
+  momentum.nesterov = false;
   std::vector<std::unique_ptr<MatrixStage>> stages;
-  stages.push_back(std::make_unique<EmaMomentum>(1 - o.alpha, false, MomentumWarmup{}));
+  stages.push_back(std::make_unique<Momentum>(momentum));
   stages.push_back(std::make_unique<Oracle>(o.lmo, o.newton_schulz));
   const std::string settings =
       fmt::format("{} radius {}, alpha {}, {}{}", word_of(kLmos, o.lmo), o.radius, o.alpha,

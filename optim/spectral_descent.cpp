@@ -23,11 +23,14 @@ namespace spectrain {
 // Defaults: lr 0.03 (modded-nanogpt track 3, record 22, with decay 0.015), no momentum, decay 0, original,
 // nuclear_scale off. State: none; 1 number per parameter (momentum) with momentum. Cost with n the short
 // side, m the long: about 6 m n^2 + 20 n^3 FLOPs for the factorisation, of which little are matrix products.
-struct SpectralDescentOptions {
-  double lr = 0.03, weight_decay = 0, momentum = 0;
-  bool nesterov = false, nuclear_scale = false;
+struct SpectralDescentOptions : MomentumOptions {
+  SpectralDescentOptions() {
+    momentum = 0;
+    nesterov = false;
+  }
+  double lr = 0.03, weight_decay = 0;
+  bool nuclear_scale = false;
   ShapeScale shape_scale = ShapeScale::original;
-  MomentumWarmup momentum_warmup;
   bool operator==(const SpectralDescentOptions&) const = default;
 };
 
@@ -40,7 +43,7 @@ const RuleInfo& info_of(const SpectralDescentOptions&) {
 void describe_options(OptionVisitor& v, SpectralDescentOptions& o) {
   v.field("lr", &o.lr, at_least(0), "learning rate");
   v.field("weight_decay", &o.weight_decay, at_least(0), "decoupled: w -= lr weight_decay w");
-  describe_momentum(v, o.momentum, o.nesterov, o.momentum_warmup);
+  describe_momentum(v, o);
   v.field("nuclear_scale", &o.nuclear_scale, {}, "steps grow with the sum of the singular values");
   describe_shape_scale(v, o.shape_scale);
 }
@@ -118,14 +121,13 @@ std::unique_ptr<UpdateRule> make_rule(const SpectralDescentOptions& o, const Fin
   check_options("spectral_descent", o);
   std::vector<std::unique_ptr<MatrixStage>> stages;
   if (o.momentum > 0)
-    stages.push_back(std::make_unique<EmaMomentum>(o.momentum, o.nesterov, o.momentum_warmup));
+    stages.push_back(std::make_unique<Momentum>(o));
   else
     stages.push_back(std::make_unique<PlainGradient>());
   stages.push_back(std::make_unique<ExactPolar>(o.nuclear_scale));
-  const std::string settings = fmt::format(
-      "{}, {}{}",
-      o.momentum > 0 ? momentum_settings(o.momentum, o.nesterov, o.momentum_warmup) : "no momentum",
-      name_of(o.shape_scale), o.nuclear_scale ? ", times the nuclear norm" : "");
+  const std::string settings =
+      fmt::format("{}, {}{}", o.momentum > 0 ? momentum_settings(o) : "no momentum", name_of(o.shape_scale),
+                  o.nuclear_scale ? ", times the nuclear norm" : "");
   return std::make_unique<MatrixRule>(
       MatrixRuleSettings{"spectral_descent", settings, o.lr, o.weight_decay, o.shape_scale},
       std::move(stages), finish);

@@ -94,6 +94,9 @@ void add_train(CLI::App& app, Run& run, std::vector<std::string> arguments) {
       command->add_flag("--resume", request->resume, "Go on from the run's newest complete checkpoint");
   command->add_flag("--force", request->force, "Begin anew; a run of that name is kept as <name>.old-1, ...")
       ->excludes(resume);
+  command->add_flag(
+      "--speedrun", request->speedrun,
+      "Time the run as the records are: untimed warm-up, 10,485,760 validation tokens, speedrun.log");
   command->footer(
       "Ctrl-C finishes the step, saves a checkpoint and exits with 0.\n\nExamples:\n"
       "  spectrain train configs/quickstart.yaml\n"

@@ -16,7 +16,10 @@
 namespace spectrain {
 namespace {
 
-void check_ranks(const TrainRequest& request, const Launch& launch) {
+void check_request(const TrainRequest& request, const Launch& launch) {
+  if (request.speedrun && request.resume)
+    throw RequestError(
+        "--speedrun times a run in one piece, from its first step; leave --resume out, or --speedrun");
   if (launch.launcher != Launcher::none && request.gpus > 0 && request.gpus != launch.local_ranks)
     throw RequestError(fmt::format(
         "--gpus is {}, but {} has started {} rank{} on this host; leave --gpus out, that number "
@@ -69,7 +72,7 @@ void check_together(Collectives& collectives, const Reading& reading) {
 int run_train(const TrainRequest& request) {
   const Launch launch = launch_of_this_process();
   try {
-    check_ranks(request, launch);
+    check_request(request, launch);
   } catch (const RequestError&) {
     if (!launch.is_first()) return 2;  // all ranks know, the first says it
     throw;

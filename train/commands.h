@@ -22,6 +22,7 @@ struct TrainRequest {
   int ranks = 0;        // processes on this host, at most one of the two is not 0; 0: not given
   int gpus = 0;         // likewise, with one GPU each
   std::vector<std::string> arguments = {};  // of the program, as given: for the processes it starts
+  bool speedrun = false;  // timed by the records' rules (train/speedrun_log.h); not with `resume`
 };
 int run_train(const TrainRequest& request);
 
@@ -81,7 +82,8 @@ struct PlotRequest {
 };
 int run_plot(const PlotRequest& request);
 
-// The update rules with defaults, memory, FLOPs and source; of one, its keys. RequestError for an unknown name.
+// The update rules with defaults, memory, FLOPs and source; of one, its keys. RequestError for an unknown
+// name.
 int run_optimizers(const std::string& name);
 
 // The devices of this machine, the CPU first; where there is no GPU, why.

@@ -17,6 +17,10 @@ std::int64_t RunConfig::steps() const {
 
 std::int64_t RunConfig::sequences_per_step() const { return batch.tokens / batch.context; }
 
+double RunConfig::loss_scale() const {
+  return train.loss == LossOver::sum ? 1 : 1 / static_cast<double>(batch.tokens);
+}
+
 namespace {
 
 // The largest divisor of `sequences` within kMicroBatchTokens.

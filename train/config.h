@@ -25,6 +25,12 @@ struct DataSection {
   std::vector<std::string> train;  // shard files, patterns or directories
   std::vector<std::string> validation;
   DataOrder order = DataOrder::sequential;
+  // Of the training data (data/loader.h); validation always reads the windows of `stream`.
+  DataLayout layout = DataLayout::stream;
+  std::int64_t layout_ranks = 8;
+  std::int64_t document_token = 50256;
+  std::int64_t document_length = 0;
+  bool replay_first_batch = false;
   std::string tokenizer;  // "bytes", "gpt2=<dir>" or a tokenizer file: what `sample` decodes with;
                           // empty: the tokenizer.json that `data pack` left beside the shards
   bool operator==(const DataSection&) const = default;
@@ -61,9 +67,14 @@ struct CheckpointSection {
   bool operator==(const CheckpointSection&) const = default;
 };
 
+// What the gradient of a step is of: the mean of its tokens' losses, or their sum, which is batch.tokens
+// times as large. Reported losses are means either way.
+enum class LossOver : std::uint8_t { mean, sum };
+
 struct TrainSection {
   std::int64_t steps = 0;   // exactly one of steps and tokens is given
   std::int64_t tokens = 0;  // steps = ceil(tokens / batch.tokens)
+  LossOver loss = LossOver::mean;
   ValidationSection validate;
   CheckpointSection checkpoint;
   double target = 0;           // validation loss whose first crossing is reported; 0: none
@@ -104,6 +115,7 @@ struct RunConfig {
 
   std::int64_t steps() const;  // of the whole run: train.steps, or ceil(train.tokens / batch.tokens)
   std::int64_t sequences_per_step() const;  // batch.tokens / batch.context
+  double loss_scale() const;                // factor on the sum of a step's losses whose gradient is taken
   // Sequences in memory at a time: batch.micro_batch, or, where that is 0, the largest divisor of
   // sequences_per_step() that holds at most kMicroBatchTokens tokens (at least one sequence).
   std::int64_t micro_batch() const;

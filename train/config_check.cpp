@@ -91,6 +91,32 @@ class Checker {
                b.micro_batch, sequences, divisors_around(sequences, b.micro_batch)));
   }
 
+  void data() const {
+    const DataSection& d = c_.data;
+    const bool ranked = d.layout == DataLayout::skewed || d.layout == DataLayout::documents;
+    if (d.layout != DataLayout::stream && d.order == DataOrder::shuffled)
+      fail({"data.order", "data.layout"},
+           "data.order shuffled permutes the windows of data.layout stream; set data.order to sequential, or "
+           "data.layout to stream");
+    const std::int64_t sequences = c_.sequences_per_step();
+    if (ranked && sequences % d.layout_ranks != 0)
+      fail({"data.layout_ranks", "data.layout"},
+           fmt::format("data.layout_ranks is {}, which does not divide the {} sequences of a step "
+                       "(batch.tokens / batch.context); {} would",
+                       d.layout_ranks, sequences, divisors_around(sequences, d.layout_ranks)));
+    if (d.document_length > 0 && d.layout != DataLayout::documents)
+      fail({"data.document_length", "data.layout"},
+           fmt::format("data.document_length is {}, but only data.layout documents knows where documents "
+                       "begin; leave it out, or set data.layout to documents",
+                       d.document_length));
+    if (d.layout == DataLayout::documents && d.document_token >= c_.model.vocab)
+      fail(
+          {"data.document_token", "data.layout"},
+          fmt::format("data.document_token is {}, which a vocabulary of {} (model.vocab) does not have; give "
+                      "the token that documents of these shards start with",
+                      d.document_token, c_.model.vocab));
+  }
+
   void optimizer() const {
     std::set<Role> seen;
     for (std::size_t i = 0; i < c_.optimizer.groups.size(); ++i) {
@@ -163,6 +189,7 @@ void check_config(const RunConfig& config, const Places& places, const std::stri
   check.run();
   check.model();
   check.batch();
+  check.data();
   check.optimizer();
   check.train();
 }

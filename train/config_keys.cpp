@@ -9,6 +9,11 @@ namespace {
 
 constexpr Word<DataOrder> kOrders[] = {{"sequential", DataOrder::sequential},
                                        {"shuffled", DataOrder::shuffled}};
+constexpr Word<DataLayout> kLayouts[] = {{"stream", DataLayout::stream},
+                                         {"shards", DataLayout::shards},
+                                         {"skewed", DataLayout::skewed},
+                                         {"documents", DataLayout::documents}};
+constexpr Word<LossOver> kLosses[] = {{"mean", LossOver::mean}, {"sum", LossOver::sum}};
 constexpr Word<Device> kDevices[] = {
     {"auto", Device::automatic}, {"cpu", Device::cpu}, {"cuda", Device::cuda}};
 constexpr Word<DType> kPrecisions[] = {{"f32", DType::f32}, {"bf16", DType::bf16}};
@@ -158,6 +163,17 @@ void describe(OptionVisitor& v, DataSection& s) {
   v.field("validation", &s.validation, {}, "token shards for validation");
   v.field("order", choice(s.order, kOrders), {},
           "sequential: as in the files; shuffled: a new permutation each epoch");
+  v.field("layout", choice(s.layout, kLayouts), {},
+          "stream: windows without gaps; the speedrun's: shards: steps within one shard; skewed: ranks drift "
+          "apart; documents: ranks begin with a document");
+  v.field("layout_ranks", &s.layout_ranks, within(1, 1048576),
+          "ranks that skewed and documents place, whatever number trains");
+  v.field("document_token", &s.document_token, count_from(0),
+          "which every document starts with (GPT-2: 50256), for documents");
+  v.field("document_length", &s.document_length, count_from(0),
+          "tokens of a document that are read, the rest is left out; 0: all (layout documents)");
+  v.field("replay_first_batch", &s.replay_first_batch, {},
+          "the second step sees the first one's batch again, and so on: step k the batch k - 1");
   v.field("tokenizer", &s.tokenizer, {},
           "bytes, gpt2=<directory> or a tokenizer file, for sample; empty: tokenizer.json beside the shards");
 }
@@ -193,6 +209,9 @@ void describe(OptionVisitor& v, ScheduleConfig& s) {
 void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
   v.field("steps", &s.steps, count_from(0), "length of the run; or give tokens");
   v.field("tokens", &s.tokens, count_from(0), "length of the run: steps = ceil(tokens / batch.tokens)");
+  v.field("loss", choice(s.loss, kLosses), {},
+          "over the tokens of a step, for gradients: a sum makes them batch.tokens times as large, before "
+          "clipping");
   v.field("clip", &optimizer.clip, at_least(0), "largest norm of the whole gradient; 0: no clipping");
   v.section("validate", "loss on the validation set", [&](OptionVisitor& inside) {
     inside.field("every", &s.validate.every, count_from(0),

@@ -66,26 +66,32 @@ void Session::set_hooks(const ProgramHooks& hooks) {
 
 namespace {
 
-std::unique_ptr<TokenLoader> make_loader(const RunConfig& config, const std::vector<std::string>& files,
-                                         std::int64_t sequences, DataOrder order) {
+LoaderConfig loader_config(const RunConfig& config, const std::vector<std::string>& files,
+                           std::int64_t sequences) {
   LoaderConfig l;
   l.files = expand_shards(files);
   l.context = config.batch.context;
   l.sequences = sequences;
   l.seed = config.run.seed;
-  l.order = order;
   l.vocab = config.model.vocab;
-  return std::make_unique<TokenLoader>(l);
+  return l;
 }
 
 }  // namespace
 
 std::unique_ptr<TokenLoader> training_loader(const RunConfig& config) {
-  return make_loader(config, config.data.train, config.sequences_per_step(), config.data.order);
+  LoaderConfig l = loader_config(config, config.data.train, config.sequences_per_step());
+  l.order = config.data.order;
+  l.layout = config.data.layout;
+  l.layout_ranks = config.data.layout_ranks;
+  l.document_token = config.data.document_token;
+  l.document_length = config.data.document_length;
+  l.replay_first_batch = config.data.replay_first_batch;
+  return std::make_unique<TokenLoader>(std::move(l));
 }
 
 std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config) {
-  return make_loader(config, config.data.validation, config.micro_batch(), DataOrder::sequential);
+  return std::make_unique<TokenLoader>(loader_config(config, config.data.validation, config.micro_batch()));
 }
 
 Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens, Collectives* collectives,

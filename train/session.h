@@ -51,7 +51,8 @@ class Session {
 
 ProgramOptions program_options(const RunConfig& config, bool training);
 
-// The loaders of a configuration; validation reads its files in order whatever data.order says.
+// The loaders of a configuration; validation reads its files in order and without gaps, whatever
+// data.order and data.layout say.
 std::unique_ptr<TokenLoader> training_loader(const RunConfig& config);
 std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config);
 

@@ -14,9 +14,6 @@
 namespace spectrain {
 namespace {
 
-// A single overflow may pass; the same one again and again is a run that no longer learns.
-constexpr std::int64_t kMostSkippedInARow = 10;
-
 // For legends and tables: the first group's rule, "muon 0.02".
 std::string label(const OptimizerConfig& optimizer) {
   const GroupConfig& first = optimizer.groups.front();
@@ -34,7 +31,7 @@ std::string config_hash(const RunConfig& config) {
 Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const Launch& launch,
                  Backend& backend)
     : collectives_(collectives),
-      config_(with_resolved_model(load_config(request.config, request.overrides))),
+      config_(configuration_of(request)),
       own_(share_of_rank(config_, collectives.ranks())),
       steps_(config_.steps()),
       count_(count(config_.model, config_.batch.context)),
@@ -66,6 +63,7 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
   peak_ = measure_peak(*backend_, config_.compute.precision) * collectives_.ranks();
   if (first()) begin_run(request);
   agree_on_validations();
+  if (request.speedrun) begin_speedrun();
 }
 
 // The run directory and what rank 0 keeps in it.
@@ -203,114 +201,6 @@ void Trainer::measure(std::int64_t step) {
   if (first()) metrics_->write(line);
 }
 
-void Trainer::read_micro_batch(std::int64_t step, std::int64_t first) {
-  data_->read(step, first, session_->micro_batch(), tokens_, targets_);
-  session_->set_progress(progress(step));
-  session_->set_batch(session_->training(), tokens_, targets_);
-}
-
-void Trainer::forward_backward_sampled(std::int64_t step) {
-  const std::int64_t sequences = session_->micro_batch(), micros = micro_batches();
-  const std::int64_t begin = collectives_.rank() * micros * sequences;
-  const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
-  // Labels depend on the seed, the step and their place in the step's batch, not on who draws them.
-  const RandomKey key{config_.run.seed, stream_of("sampled labels") + static_cast<std::uint64_t>(step)};
-  for (std::int64_t micro = 0; micro < micros; ++micro) {
-    const std::int64_t first = begin + micro * sequences;
-    read_micro_batch(step, first);
-    if (micro + 1 == micros) optimizer_->release_gradients();
-    session_->training().forward_backward_sampled(scale, micro > 0, {key, first * config_.batch.context});
-  }
-}
-
-void Trainer::forward_backward(std::int64_t step) {
-  const std::int64_t sequences = session_->micro_batch(), micros = micro_batches();
-  const std::int64_t begin = collectives_.rank() * micros * sequences;  // of this rank's stretch of the step
-  const double scale = 1.0 / static_cast<double>(config_.batch.tokens);
-  backend_->fill(loss_sum(), 0);
-  for (std::int64_t micro = 0; micro < micros; ++micro) {
-    read_micro_batch(step, begin + micro * sequences);
-    if (micro + 1 < micros)
-      data_->prefetch(step, begin + (micro + 1) * sequences, sequences);
-    else
-      data_->prefetch(step + 1, begin, sequences);
-    if (micro + 1 == micros) optimizer_->release_gradients();
-    session_->training().forward_backward(scale, micro > 0);
-    session_->training().add_result_to(loss_sum());
-  }
-}
-
-// A loss that is no number: whose it is ends the run, for all.
-void Trainer::check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses) {
-  if (std::isfinite(losses.loss)) return;
-  if (std::isfinite(losses.own_loss)) together("the losses of a step");  // until the one it was has said so
-  std::string where = session_->training().first_nonfinite();
-  // Only the newest micro-batch is there to be looked at.
-  where =
-      where.empty() ? "in an earlier micro-batch of the step" : "the first value that went bad is " + where;
-  throw Error(
-      fmt::format("step {}: the training loss is {}; {}. {}", step, losses.own_loss, where, what_is_saved()));
-}
-
-void Trainer::train_step(std::int64_t step) {
-  const double before = clock_.seconds();
-  const Traffic begin = collectives_.traffic();
-  clock_.start();
-  const double factor = schedule_factor(config_.schedule, step, steps_);
-  if (optimizer_->wants_sampled_gradient(step)) {
-    forward_backward_sampled(step);
-    optimizer_->observe_sampled(step, factor, static_cast<double>(config_.batch.tokens));
-  }
-  forward_backward(step);
-  double votes[] = {InterruptGuard::raised() ? 1.0 : 0.0};
-  DistributedOptimizer::StepSums losses;
-  const StepReport report = optimizer_->step(step, factor, loss_sum(), votes, losses);
-  check_losses(step + 1, losses);
-  last_loss_ = losses.loss / static_cast<double>(config_.batch.tokens);
-  stop_ = votes[0] > 0;
-  clock_.stop();
-
-  const double lr = first_lr_ * factor, seconds = clock_.seconds() - before;
-  const double speed = static_cast<double>(config_.batch.tokens) / seconds;
-  const Traffic end = collectives_.traffic();
-  if (!report.finite) skip(step + 1);
-  if (!first()) return;
-  for (const std::string& note : backend_->notes()) progress_->note(note);
-  if (!report.finite || (step + 1) % config_.train.log_every == 0) {
-    MetricsLine line{step + 1, tokens_after(step + 1), clock_.seconds(), last_loss_, {}, {}};
-    line.more = {{"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens_per_second", speed}};
-    if (!report.finite) line.more.emplace_back("skipped", true);
-    if (several()) add_traffic(line, seconds, begin, end);
-    record(line);
-  }
-  traffic_ = end;
-  show(step + 1, lr, speed);
-}
-
-// What was sent and done since the last step's end: the weights of a step travel while the next one, or a
-// validation, computes. But only what was waited for within the step belongs to its seconds.
-void Trainer::add_traffic(MetricsLine& line, double step_seconds, const Traffic& begin, const Traffic& end) {
-  line.more.emplace_back("step_seconds", step_seconds);
-  line.more.emplace_back("bytes_sent", static_cast<std::int64_t>(end.bytes_sent - traffic_.bytes_sent));
-  line.more.emplace_back("communication_seconds", end.busy_seconds - traffic_.busy_seconds);
-  line.more.emplace_back("waited_seconds", end.waited_seconds - begin.waited_seconds);
-}
-
-void Trainer::skip(std::int64_t step) {
-  skipped_ += 1;
-  skipped_in_a_row_ = last_skipped_ == step - 1 ? skipped_in_a_row_ + 1 : 1;
-  last_skipped_ = step;
-  if (first())
-    progress_->note(
-        fmt::format("step {}: a gradient is not finite; nothing was updated ({} so far)", step,
-                    skipped_ == 1 ? "1 step skipped" : fmt::format("{} steps skipped", skipped_)));
-  if (skipped_in_a_row_ >= kMostSkippedInARow)
-    throw Error(
-        fmt::format("step {}: the gradients of {} steps in a row were not finite, the weights no longer "
-                    "change; a smaller learning rate may help. {}",
-                    step, skipped_in_a_row_, what_is_saved()));
-}
-
 void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
   ProgressState state;
   state.step = step;
@@ -353,6 +243,7 @@ void Trainer::settle() {
 bool Trainer::stopped() const { return several() ? stop_ : InterruptGuard::raised(); }
 
 void Trainer::run() {
+  if (speedrun_) warm_up();
   traffic_ = collectives_.traffic();
   if (first()) {
     print_start();
@@ -384,6 +275,7 @@ void Trainer::run() {
   progress_->finish();
   if (step < steps_) fmt::print("interrupted after step {}; saved, go on with --resume\n", step);
   print_end(step);
+  if (speedrun_) write_speedrun_log();
 }
 
 }  // namespace spectrain

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "train/progress.h"
 #include "train/run_directory.h"
 #include "train/session.h"
+#include "train/speedrun_log.h"
 #include "train/tensorboard.h"
 
 namespace spectrain {
@@ -51,6 +53,8 @@ class Trainer {
   void forward_backward(std::int64_t step);
   void forward_backward_sampled(std::int64_t step);
   void read_micro_batch(std::int64_t step, std::int64_t first);
+  // One step from a batch to new weights, without the clock.
+  StepReport learn(std::int64_t step, std::span<double> votes, DistributedOptimizer::StepSums& losses);
   void check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses);
   void settle();
   Tensor loss_sum() const { return loss_memory_->view(DType::f64, {1}); }
@@ -66,6 +70,12 @@ class Trainer {
   bool several() const { return collectives_.ranks() > 1; }
   bool stopped() const;  // somebody asked for the end, the same on all ranks
   void add_traffic(MetricsLine& line, double step_seconds, const Traffic& begin, const Traffic& end);
+  // A timed run (trainer_speedrun.cpp).
+  static RunConfig configuration_of(const TrainRequest& request);
+  void begin_speedrun();
+  void make_up_micro_batch(std::int64_t step, std::int64_t first);
+  void warm_up();
+  void write_speedrun_log();
   void try_data();
   void begin_run(const TrainRequest& request);
   void begin_metrics();
@@ -102,6 +112,8 @@ class Trainer {
   std::int64_t skipped_ = 0;  // steps of the whole run, and the last ones without one between them
   std::int64_t skipped_in_a_row_ = 0, last_skipped_ = -1;
   double last_loss_ = 0;
+  std::unique_ptr<SpeedrunRecord> speedrun_;  // null unless the run is timed
+  bool warming_up_ = false;
   double session_seconds_ = 0;  // of the clock when this process began to train
   bool stop_ = false;           // some rank was interrupted
   Traffic traffic_;             // at the end of the last step

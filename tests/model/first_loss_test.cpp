@@ -17,7 +17,7 @@ TransformerConfig record5(std::int64_t layers, std::int64_t width, std::int64_t 
   c.context = context;
   c.layers = layers;
   c.width = width;
-  c.heads = 2;
+  c.heads = width / 16;
   c.qk_norm = true;
   c.positions = Positions::rotary;
   c.norm = NormKind::rms;

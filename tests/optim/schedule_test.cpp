@@ -97,11 +97,33 @@ TEST(Schedule, TinyRuns) {
 }
 
 TEST(Schedule, MomentumWarmup) {
-  EXPECT_EQ(momentum_at({0.85, 0}, 0.95, 0), 0.95);
-  EXPECT_EQ(momentum_at({0.85, 300}, 0.95, 0), 0.85);
-  EXPECT_NEAR(momentum_at({0.85, 300}, 0.95, 150), 0.90, kUlp);
-  EXPECT_EQ(momentum_at({0.85, 300}, 0.95, 300), 0.95);
-  EXPECT_EQ(momentum_at({0.85, 300}, 0.95, 100000), 0.95);
+  const MomentumCooldown never;
+  for (const std::int64_t run : {0, 200000}) {
+    EXPECT_EQ(momentum_at({0.85, 0}, never, 0.95, 0, run), 0.95);
+    EXPECT_EQ(momentum_at({0.85, 300}, never, 0.95, 0, run), 0.85);
+    EXPECT_NEAR(momentum_at({0.85, 300}, never, 0.95, 150, run), 0.90, kUlp);
+    EXPECT_EQ(momentum_at({0.85, 300}, never, 0.95, 300, run), 0.95);
+    EXPECT_EQ(momentum_at({0.85, 300}, never, 0.95, 100000, run), 0.95);
+  }
+}
+
+// The speedrun's: from 0.85 in 300 steps, and back over the last 50 of 1,285.
+TEST(Schedule, MomentumCooldown) {
+  const MomentumWarmup warmup{0.85, 300};
+  const MomentumCooldown cooldown{0.85, 50};
+  const std::int64_t run = 1285;
+  EXPECT_NEAR(momentum_at(warmup, cooldown, 0.95, 30, run), 0.86, kUlp);
+  for (std::int64_t s = 300; s <= run - 50; ++s) EXPECT_EQ(momentum_at(warmup, cooldown, 0.95, s, run), 0.95);
+  for (std::int64_t s = run - 49; s < run; ++s)
+    EXPECT_NEAR(momentum_at(warmup, cooldown, 0.95, s, run),
+                0.95 - 0.1 * static_cast<double>(s - (run - 50)) / 50, 2 * kUlp);
+  EXPECT_NEAR(momentum_at(warmup, cooldown, 0.95, run, run), 0.85, kUlp);
+  EXPECT_EQ(momentum_at(warmup, cooldown, 0.95, 1280, 0), 0.95) << "a run of unknown length";
+  // Both at once: neither jumps.
+  for (std::int64_t s = 1; s < 40; ++s)
+    EXPECT_LT(std::abs(momentum_at({0.5, 30}, {0.4, 20}, 0.9, s, 40) -
+                       momentum_at({0.5, 30}, {0.4, 20}, 0.9, s - 1, 40)),
+              0.03);
 }
 
 }  // namespace

@@ -53,15 +53,20 @@ struct PlainMuon {
     if (o.shape_scale == ShapeScale::unit_rms) return std::sqrt(out / in);
     return out > in ? std::sqrt(out / in) : 1;
   }
-  void step(Matrix& w, const Matrix& g, int step) {
-    const double lr = o.lr * factor_at(step);
-    double mu = o.momentum;
+  double mu_at(int step) const {
     if (step < o.momentum_warmup.steps) {
       const double share = static_cast<double>(step) / static_cast<double>(o.momentum_warmup.steps);
-      mu = (1 - share) * o.momentum_warmup.start + share * o.momentum;
+      return (1 - share) * o.momentum_warmup.start + share * o.momentum;
     }
-    m = combined(mu, m, 1 - mu, g);
-    const Matrix u = o.nesterov ? combined(mu, m, 1 - mu, g) : m;
+    const double left = static_cast<double>(kSteps - step) / static_cast<double>(o.momentum_cooldown.steps);
+    if (o.momentum_cooldown.steps == 0 || left > 1) return o.momentum;
+    return left * o.momentum + (1 - left) * o.momentum_cooldown.end;
+  }
+  void step(Matrix& w, const Matrix& g, int step) {
+    const double lr = o.lr * factor_at(step), mu = mu_at(step);
+    const double share = o.momentum_form == MomentumForm::sum ? 1 : 1 - mu;
+    m = combined(mu, m, share, g);
+    const Matrix u = o.nesterov ? combined(mu, m, share, g) : m;
     w = combined(1 - lr * o.weight_decay, w, -lr * scale(), plain_newton_schulz(o.newton_schulz, u));
   }
 };
@@ -111,7 +116,7 @@ TEST_P(UpdateTest, AdamW) {
 void check_muon(Problem& p, const MuonOptions& o, const Shape& shape, const std::vector<std::int64_t>& splits,
                 const std::string& what) {
   const std::size_t i = p.add(what, shape, Role::hidden, splits);
-  Optimizer optimizer(*p.backend, {p.views()[i]}, {{{{Role::hidden}, o}}, 0});
+  Optimizer optimizer(*p.backend, {p.views()[i]}, {{{{Role::hidden}, o}}, 0, kSteps});
   p.set_value(i, combined(0.1, gaussian(shape[0], shape[1], 1), 0, gaussian(shape[0], shape[1], 1)));
   std::vector<std::int64_t> parts = splits.empty() ? std::vector<std::int64_t>{shape[0]} : splits;
   std::vector<Matrix> w;
@@ -170,6 +175,51 @@ TEST_P(UpdateTest, MuonMomentumWarmupAndTables) {
                            NewtonSchulzTable::you, NewtonSchulzTable::exact}) {
     o.newton_schulz.coefficients = table;
     check_muon(p, o, {17, 40}, {}, std::string(scheme(table).name));
+  }
+}
+
+TEST_P(UpdateTest, MuonMomentumFormsAndCooldown) {
+  Problem p(GetParam());
+  for (const MomentumForm form : {MomentumForm::ema, MomentumForm::sum})
+    for (const bool nesterov : {true, false}) {
+      MuonOptions o;
+      o.lr = 0.05;
+      o.nesterov = nesterov;
+      o.momentum_form = form;
+      o.momentum_warmup = {0.5, 4};
+      o.momentum_cooldown = {0.6, 3};
+      check_muon(p, o, {17, 40}, {}, form == MomentumForm::sum ? "sum" : "average");
+    }
+}
+
+// At a constant mu the sum of gradients is the average times 1 / (1 - mu), which a polar factor does not see;
+// while mu changes it is another rule.
+TEST_P(UpdateTest, SumsAndAveragesOfGradientsAreOneRuleWhileMomentumIsConstant) {
+  for (const bool constant : {true, false}) {
+    std::vector<Matrix> ends;
+    double tolerance = 0;
+    for (const MomentumForm form : {MomentumForm::ema, MomentumForm::sum}) {
+      Problem p(GetParam());
+      MuonOptions o;
+      o.lr = 0.05;
+      o.momentum_form = form;
+      if (!constant) o.momentum_warmup = {0.5, 6};
+      tolerance = kSteps * o.lr * 4 * epsilon(*p.backend) * 1000;  // as in check_muon
+      const std::size_t i = p.add("w", {24, 40}, Role::hidden);
+      Optimizer optimizer(*p.backend, p.views(), {{{{Role::hidden}, o}}, 0});
+      p.set_value(i, gaussian(24, 40, 1));
+      for (int step = 0; step < kSteps; ++step) {
+        p.set_gradient(i, gaussian(24, 40, 20 + static_cast<std::uint64_t>(step)));
+        optimizer.step(step, factor_at(step));
+      }
+      ends.push_back(p.value(i));
+    }
+    const double difference = largest_difference(ends[0], ends[1]);
+    if (constant) {
+      EXPECT_LT(difference, tolerance);
+    } else {
+      EXPECT_GT(difference, 1e-3);
+    }
   }
 }
 

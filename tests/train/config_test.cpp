@@ -152,6 +152,22 @@ TEST_F(Config, RefusesWhatDoesNotFitTogether) {
   EXPECT_NO_THROW(load_config((directory_ / "e.yaml").string(), {}, ConfigUse::model));
 }
 
+TEST_F(Config, RefusesDataLayoutsThatCannotBe) {
+  const std::string path = write("x.yaml", kRun);
+  EXPECT_EQ(refusal(path, {"data.layout=shards", "data.order=shuffled"}),
+            "--set data.order=shuffled: data.order shuffled permutes the windows of data.layout stream; set "
+            "data.order to sequential, or data.layout to stream");
+  EXPECT_EQ(refusal(path, {"data.layout=skewed", "data.layout_ranks=6"}),
+            "--set data.layout_ranks=6: data.layout_ranks is 6, which does not divide the 64 sequences of a "
+            "step (batch.tokens / batch.context); 4 or 8 would");
+  EXPECT_EQ(refusal(path, {"data.layout=shards", "data.layout_ranks=6"}), "accepted");
+  EXPECT_THAT(refusal(path, {"data.layout=skewed", "data.document_length=2048"}),
+              StartsWith("--set data.document_length=2048: data.document_length is 2048, but only"));
+  EXPECT_THAT(refusal(path, {"data.layout=documents", "data.document_token=60000"}),
+              HasSubstr("data.document_token is 60000, which a vocabulary of"));
+  EXPECT_EQ(refusal(path, {"data.layout=documents", "data.document_length=2048"}), "accepted");
+}
+
 TEST_F(Config, NearerFileWinsAndErrorsNameTheFileOfTheValue) {
   write("deep/base.yaml", kRun + "model: {layers: 4, width: 256, heads: 4}\n");
   const std::string path =
@@ -296,7 +312,15 @@ TEST_F(Config, WrittenAndReadAgainIsTheSame) {
     c.model.vocab = 1000, c.model.padded_vocab = 0, c.model.mlp = standard.mlp, c.model.norm = standard.norm;
     c.model.tied = standard.tied, c.model.zero_init_head = false, c.model.positions = standard.positions;
     c.model.rotary_fraction = 1, c.model.layers = 3, c.model.context = 4096, c.model.head_bias = false;
+    VisibilityConfig& v = c.model.visibility;
+    v.document_token = 999, v.window = {seed, 640}, v.window_block = 8, v.window_multiple = 8 * (1 + seed);
+    v.short_layers = {0, 2}, c.model.layers_without_attention = {1};
+    const bool tables = c.model.value_mix == ValueMix::table || c.model.value_mix == ValueMix::scaled_table;
+    c.model.value_tables = tables ? std::vector<std::int64_t>{2, 0, 2} : std::vector<std::int64_t>{};
+    c.model.attention_gate = seed % 64, c.model.smear_gate = seed % 63;
     c.batch = {640, 64, 5};
+    c.data.order = DataOrder::sequential, c.data.layout_ranks = 5, c.data.document_token = 999;
+    if (c.data.layout != DataLayout::documents) c.data.document_length = 0;
     c.train.tokens = 0, c.train.validate.tokens = 640;
     c.optimizer.steps = c.steps();
     for (const bool comments : {false, true})

@@ -8,7 +8,20 @@
 
 // The list of experiments. A line X(mode_race) stands for a function make_mode_race() in a file of this
 // folder.
-#define SPECTRAIN_EXPERIMENTS(X)
+// clang-format off
+#define SPECTRAIN_EXPERIMENTS(X) \
+  X(one_step_threshold) \
+  X(long_run_stability) \
+  X(kronecker_curvature) \
+  X(memory_noiseless) \
+  X(memory_imbalance) \
+  X(memory_scaling) \
+  X(memory_alignment) \
+  X(cost_accounting) \
+  X(momentum_variants) \
+  X(decay_bound) \
+  X(critical_batch)
+// clang-format on
 
 namespace spectrain::lab {
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the golden values of tests/model/golden_test.cpp: losses and gradients of tiny transformers in float64.
 
-    python3 make_golden.py            (needs PyTorch >= 2.1; writes the *.safetensors files beside this script)
+    python3 make_golden.py            (needs PyTorch >= 2.4; writes the *.safetensors files beside this script)
 
 The models are written here a second time, from the papers and with PyTorch's own functions, so that an error would
 have to be made twice to pass. Weights are not stored: both sides compute them from the name and the index of an

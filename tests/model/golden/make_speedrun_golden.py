@@ -29,7 +29,7 @@ def norm(x, gain=None):
 
 def full_rotary(head_dim):
     """Radians per position, of each of the head's pairs."""
-    return 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    return 10000.0 ** (-torch.arange(0, head_dim, 2).double() / head_dim)
 
 
 def half_truncated_rotary(head_dim):
@@ -108,9 +108,9 @@ def shortcuts(skips):
     and the scalar's gradient is exactly zero), the softcap 30 tanh(z / 30). #11: the second half of the layers takes
     what the first half gave, last first, before its lambdas."""
     width, heads, layers, inner = 24, 3, 4, 48
-    speed = full_rotary(HEAD_DIM)
 
     def forward(w, tokens):
+        speed = full_rotary(HEAD_DIM)
         x = x0 = norm(w("wte", VOCAB, width)[tokens])
         v1 = None
         given = []
