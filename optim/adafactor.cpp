@@ -75,6 +75,7 @@ class Adafactor final : public UpdateRule {
       : options_(options), finish_(finish, options.lr, options.weight_decay) {
     check_options("adafactor", options);
     check(finish, "adafactor", options.weight_decay);
+    check_storage_is_f32(finish, "adafactor");
     write_formulas();
   }
 
@@ -112,6 +113,7 @@ class Adafactor final : public UpdateRule {
   void update(const StepContext& context, std::span<const Part> parts) override {
     for (const Part& p : parts) update(context, p);
   }
+  void restart() override { finish_.restart(); }
 
  private:
   void write_formulas();

@@ -31,6 +31,7 @@ class AfterStep : public UpdateRule {
   void update(const StepContext& context, std::span<const Part> parts) override {
     rule_->update(context, parts);
   }
+  void restart() override { rule_->restart(); }
   bool wants_sampled_gradient(std::int64_t step) const override {
     return rule_->wants_sampled_gradient(step);
   }

@@ -159,6 +159,12 @@ void DistributedOptimizer::initialize(std::uint64_t seed) {
   });
 }
 
+void DistributedOptimizer::restart(std::uint64_t seed) {
+  finish_weights();
+  initialize(seed);
+  impl_->optimizer->restart();
+}
+
 void DistributedOptimizer::assign(const std::function<void(std::size_t i, const Tensor& whole)>& read) {
   impl_->parameters.assign(read, [this](std::size_t i, const Tensor& whole) {
     if (impl_->traffic) impl_->traffic->take(i, whole);

@@ -42,6 +42,8 @@ class DistributedOptimizer {
   ProgramHooks hooks();
 
   void initialize(std::uint64_t seed);
+  // As initialize(seed) leaves a new one, after any number of steps: weights and state.
+  void restart(std::uint64_t seed);
   // New master values of every parameter: read(i, whole) fills `whole`, padding rows included.
   void assign(const std::function<void(std::size_t i, const Tensor& whole)>& read);
 

@@ -42,12 +42,15 @@ void ElementRule::write_formula() {
   // The change is summed before it meets the weight: 1 - decay in float32 would lose a small decay.
   const Term shrinking =
       finish_.cautious() ? decay * weight * (1 - above(0.0 - d * weight, 0)) : decay * weight;
-  formula_.assign(kWeight, weight - (shrinking + formula_.number(kRate) * d));
+  // In bf16 the new weight is rounded once, on its way to memory of that dtype.
+  const std::int32_t result =
+      in_bf16() ? kState + static_cast<std::int32_t>(settings_.state.size()) : std::int32_t{kWeight};
+  formula_.assign(result, weight - (shrinking + formula_.number(kRate) * d));
 }
 
 std::vector<StateSlot> ElementRule::state(const Shape& part) const {
   std::vector<StateSlot> slots;
-  for (const std::string_view name : settings_.state) slots.push_back({name, part});
+  for (const std::string_view name : settings_.state) slots.push_back({name, part, finish_.storage()});
   for (const StateSlot& slot : finish_.state(part)) slots.push_back(slot);
   return slots;
 }
@@ -57,6 +60,7 @@ double ElementRule::flops(const Shape& part) const {
 }
 
 std::size_t ElementRule::workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const {
+  if (in_bf16()) return static_cast<std::size_t>(largest(parts)) * size_of(DType::bf16);
   if (!finish_.whole()) return 0;
   return static_cast<std::size_t>(largest(parts)) * size_of(backend.master()) +
          finish_.workspace_bytes(parts, backend);
@@ -65,10 +69,23 @@ std::size_t ElementRule::workspace_bytes(std::span<const Shape> parts, const Bac
 void ElementRule::prepare(Backend& backend, std::span<const Shape> parts) {
   backend_ = &backend;
   tensors_.reserve(kState + settings_.state.size() + 1);
+  if (in_bf16()) scratch_ = backend.allocate(workspace_bytes(parts, backend), "new weights in bf16");
   if (!finish_.whole()) return;
-  direction_ = backend.allocate(static_cast<std::size_t>(largest(parts)) * size_of(backend.master()),
-                                "directions of updates");
+  scratch_ = backend.allocate(static_cast<std::size_t>(largest(parts)) * size_of(backend.master()),
+                              "directions of updates");
   finish_.prepare(backend, parts);
+}
+
+// `begins`: the weight may not be one of bf16 yet. Done again it changes nothing.
+void ElementRule::update_in_bf16(const Part& part, bool begins) {
+  const Tensor rounded = scratch_->view(DType::bf16, part.weight.shape);
+  if (begins) {
+    backend_->copy(part.weight, rounded);
+    backend_->copy(rounded, part.weight);
+  }
+  tensors_.push_back(rounded);
+  backend_->evaluate(formula_, numbers_, tensors_);
+  backend_->copy(rounded, part.weight);
 }
 
 void ElementRule::update(const StepContext& context, std::span<const Part> parts) {
@@ -76,14 +93,20 @@ void ElementRule::update(const StepContext& context, std::span<const Part> parts
   numbers_[kDecay] = finish_.decay(context);
   numbers_[kGradientScale] = context.gradient_scale;
   if (settings_.numbers_at) settings_.numbers_at(context, std::span(numbers_).subspan(kOwn));
+  const bool begins = !began_;
+  began_ = true;
   for (const Part& part : parts) {
     tensors_.assign({part.weight, part.gradient});
     for (std::size_t k = 0; k < settings_.state.size(); ++k) tensors_.push_back(part.state[k]);
+    if (in_bf16()) {
+      update_in_bf16(part, begins);
+      continue;
+    }
     if (!finish_.whole()) {
       backend_->evaluate(formula_, numbers_, tensors_);
       continue;
     }
-    const Tensor direction = direction_->view(backend_->master(), part.weight.shape);
+    const Tensor direction = scratch_->view(backend_->master(), part.weight.shape);
     tensors_.push_back(direction);
     backend_->evaluate(formula_, numbers_, tensors_);
     finish_.apply(context, part, settings_.state.size(), direction, 1);

@@ -48,18 +48,25 @@ class ElementRule : public UpdateRule {
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
+  void restart() override {
+    began_ = false;
+    finish_.restart();
+  }
 
  protected:
   Backend& backend() const { return *backend_; }
 
  private:
   void write_formula();
+  bool in_bf16() const { return finish_.storage() == StoredAs::bf16; }
+  void update_in_bf16(const Part& part, bool begins);
 
   ElementRuleSettings settings_;
   Finish finish_;
   Formula formula_;
   Backend* backend_ = nullptr;
-  std::unique_ptr<Buffer> direction_;
+  std::unique_ptr<Buffer> scratch_;  // directions, or new weights as bf16
+  bool began_ = false;
   std::vector<double> numbers_;
   std::vector<Tensor> tensors_;  // of one call; a step allocates nothing
 };

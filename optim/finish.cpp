@@ -19,6 +19,7 @@ constexpr Word<DecaySchedule> kSchedules[] = {{"constant", DecaySchedule::consta
                                               {"cosine", DecaySchedule::cosine}};
 constexpr Word<Constraint> kConstraints[] = {{"none", Constraint::none},
                                              {"hyperball", Constraint::hyperball}};
+constexpr Word<StoredAs> kStorages[] = {{"f32", StoredAs::f32}, {"bf16", StoredAs::bf16}};
 constexpr Word<Measured> kMeasured[] = {{"tensor", Measured::tensor}, {"row", Measured::row}};
 
 }  // namespace
@@ -42,9 +43,23 @@ void describe_options(OptionVisitor& v, FinishOptions& o) {
   v.field("smallest_side", &o.smallest_side, within(1, 1048576),
           "matrix rules leave matrices with a shorter side to the element-wise rule");
   v.field("radial_brake", &o.brake, within(0, 1), "what is left of an update's part that makes W longer");
+  v.field("storage", choice(o.storage, kStorages), {},
+          "bf16: weights are rounded to bf16 after each update, and the rule's state is bf16 (element-wise "
+          "rules)");
+}
+
+void check_storage_is_f32(const FinishOptions& o, std::string_view rule) {
+  if (o.storage == StoredAs::bf16)
+    throw RequestError(
+        fmt::format("{}: storage bf16 is for element-wise rules, such as adamw; leave it out", rule));
 }
 
 void check(const FinishOptions& o, std::string_view rule, double weight_decay) {
+  if (o.storage == StoredAs::bf16 && (o.constraint != Constraint::none || o.floor > 0 || o.brake < 1))
+    throw RequestError(
+        fmt::format("{}: storage bf16 rounds every weight by itself and keeps no norm; leave constraint, "
+                    "update_floor and radial_brake out",
+                    rule));
   if (o.constraint != Constraint::hyperball) return;
   if (weight_decay > 0)
     throw RequestError(
@@ -126,6 +141,7 @@ std::string Finish::settings() const {
   if (weight_decay_ > 0 && options_.decay_schedule != DecaySchedule::constant)
     s += fmt::format(", decay to 0 ({})", word_of(kSchedules, options_.decay_schedule));
   if (options_.cautious) s += ", cautious decay";
+  if (options_.storage == StoredAs::bf16) s += ", bf16 storage";
   if (options_.constraint == Constraint::hyperball) s += ", hyperball";
   const std::string_view over = options_.measured == Measured::row ? " by row" : "";
   if (options_.floor > 0) s += fmt::format(", update floor {}{}", options_.floor, over);

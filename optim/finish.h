@@ -18,6 +18,10 @@
 //     W = W - decay W - lr D                  decay below; cautious: only where D W >= 0, element by element
 //     hyperball, R = |W| before the first step:  W' = W - lr R D / |D|,  W = R W' / |W'|;  no decay
 //
+//   storage bf16, of element-wise rules: W is rounded to a bf16 number after each update, and before the
+//   first; the rule's state is kept as bf16 tensors. The arithmetic stays float32 (modded-nanogpt's bf16
+//   embeddings, and its scalars in records #10 to #17).
+//
 //   decay = lr weight_decay (decoupled), weight_decay (independent), lr^2 weight_decay (squared),
 //           times 1, 1 - t/T or (1 + cos(pi t/T))/2 over the run's T steps
 //
@@ -41,6 +45,7 @@ struct FinishOptions {
   double floor = 0;  // of |D| / |W|; 0: none
   double brake = 1;  // what is left of the outward part; 1: all
   Measured measured = Measured::tensor;
+  StoredAs storage = StoredAs::f32;
   // Of matrix rules: what has a shorter side is left to the group's element-wise rule, for an orthogonal
   // factor says little about a sliver.
   std::int64_t smallest_side = 8;
@@ -49,6 +54,8 @@ struct FinishOptions {
 void describe_options(OptionVisitor& v, FinishOptions& o);
 // Throws RequestError when the options do not fit each other or the decay.
 void check(const FinishOptions& o, std::string_view rule, double weight_decay);
+// RequestError where a rule that is not element-wise is to keep its numbers in bf16.
+void check_storage_is_f32(const FinishOptions& o, std::string_view rule);
 
 class Finish {
  public:
@@ -62,6 +69,7 @@ class Finish {
   double rate(const StepContext& c) const { return lr_ * c.lr_factor; }
   double decay(const StepContext& c) const;
   bool cautious() const { return options_.cautious; }
+  StoredAs storage() const { return options_.storage; }
   std::string settings() const;  // "", or ", hyperball, floor 0.35 by row"
 
   std::vector<StateSlot> state(const Shape& part) const;
@@ -72,6 +80,7 @@ class Finish {
   // part.state. Throws Error at step 0 for hyperball and a weight of zeros.
   void apply(const StepContext& context, const Part& part, std::size_t first_slot, const Tensor& direction,
              double factor);
+  void restart() { first_step_ = -1; }  // as in UpdateRule
 
  private:
   void apply_hyperball(const StepContext& context, const Part& part, const Tensor& radius,

@@ -68,7 +68,8 @@ std::size_t plan_state(const ParameterInfo& p, const UpdateRule& rule, DType mas
   const std::vector<StateSlot> slots = rule.state(m.parts[0].shape);
   std::size_t bytes = 0;
   for (std::size_t k = 0; k < slots.size(); ++k) {
-    StatePlan plan{fmt::format("{}.{}", p.name, slots[k].name), slots[k].shape, {}};
+    StatePlan plan{
+        fmt::format("{}.{}", p.name, slots[k].name), slots[k].shape, dtype_of(slots[k].storage, master), {}};
     std::int64_t numel = 0;
     bool tiles = true;
     for (const PartPlan& part : m.parts) {
@@ -78,7 +79,7 @@ std::size_t plan_state(const ParameterInfo& p, const UpdateRule& rule, DType mas
       tiles = tiles && shape == part.shape;
     }
     if (m.parts.size() > 1) plan.shape = tiles ? p.shape : Shape{numel};
-    bytes += aligned(static_cast<std::size_t>(numel) * size_of(master));
+    bytes += aligned(static_cast<std::size_t>(numel) * size_of(plan.dtype));
     m.state.push_back(std::move(plan));
   }
   return bytes;
@@ -101,6 +102,9 @@ void add_member(const ParameterInfo& p, std::size_t index, DType master, GroupPl
 std::unique_ptr<UpdateRule> rule_of(const RuleOptions& options, const FinishOptions& finish,
                                     const GroupConfig& g, const OptimizerConfig& config) {
   std::unique_ptr<UpdateRule> rule = options.make(finish);
+  if (g.look_ahead.strength > 0 && finish.storage == StoredAs::bf16)
+    throw RequestError(fmt::format(
+        "{}: look_ahead moves weights after they were rounded; leave it or storage bf16 out", rule->name()));
   if (g.look_ahead.strength > 0) rule = std::make_unique<LookAhead>(std::move(rule), g.look_ahead);
   if (config.average.from > 0) rule = std::make_unique<Average>(std::move(rule), config.average);
   return rule;
@@ -184,7 +188,7 @@ namespace {
 
 // One slot of the pieces [begin, end) of one member.
 void layout_slot(const OptimizerPlan& plan, std::span<const Piece> pieces, std::size_t begin, std::size_t end,
-                 std::size_t slot, DType master, StateLayout& layout) {
+                 std::size_t slot, StateLayout& layout) {
   const GroupPlan& group = plan.groups[pieces[begin].group];
   const MemberPlan& member = group.members[pieces[begin].member];
   const StatePlan& state = member.state[slot];
@@ -195,30 +199,32 @@ void layout_slot(const OptimizerPlan& plan, std::span<const Piece> pieces, std::
     const Shape shape = group.rule->state(piece.shape)[slot].shape;
     const std::int64_t first = state.first[piece.part] + piece.first;
     if (!run || run->first + run->count != first) {
-      layout.runs.push_back({state.name, member.parameter, state.shape, first, 0, offset});
+      layout.runs.push_back({state.name, member.parameter, state.shape, state.dtype, first, 0, offset});
       run = &layout.runs.back();
     }
     run->count += shape.numel();
     layout.offsets[i].push_back(offset);
     layout.shapes[i].push_back(shape);
-    offset += static_cast<std::size_t>(shape.numel()) * size_of(master);
+    layout.dtypes[i].push_back(state.dtype);
+    offset += static_cast<std::size_t>(shape.numel()) * size_of(state.dtype);
   }
   layout.bytes = aligned(offset);
 }
 
 }  // namespace
 
-StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces, DType master) {
+StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces) {
   StateLayout layout;
   layout.offsets.resize(pieces.size());
   layout.shapes.resize(pieces.size());
+  layout.dtypes.resize(pieces.size());
   for (std::size_t begin = 0, end = 0; begin < pieces.size(); begin = end) {
     const auto same = [&](const Piece& p) {
       return p.group == pieces[begin].group && p.member == pieces[begin].member;
     };
     while (end < pieces.size() && same(pieces[end])) ++end;
     const std::size_t slots = plan.groups[pieces[begin].group].members[pieces[begin].member].state.size();
-    for (std::size_t k = 0; k < slots; ++k) layout_slot(plan, pieces, begin, end, k, master, layout);
+    for (std::size_t k = 0; k < slots; ++k) layout_slot(plan, pieces, begin, end, k, layout);
   }
   std::stable_sort(layout.runs.begin(), layout.runs.end(),
                    [](const StateRun& a, const StateRun& b) { return a.parameter < b.parameter; });

@@ -22,6 +22,7 @@ struct PartPlan {
 struct StatePlan {
   std::string name;  // "h.0.attention.qkv.momentum"
   Shape shape;
+  DType dtype = DType::f32;
   std::vector<std::int64_t> first;  // by part: where its slot begins, in elements
 };
 
@@ -66,7 +67,8 @@ std::vector<Piece> whole_parts(const OptimizerPlan& plan);
 struct StateRun {  // neighbouring elements of one tensor of state
   std::string name;
   std::size_t parameter = 0;
-  Shape whole;             // of the tensor
+  Shape whole;  // of the tensor
+  DType dtype = DType::f32;
   std::int64_t first = 0;  // element of the tensor
   std::int64_t count = 0;
   std::size_t offset = 0;  // bytes
@@ -74,10 +76,11 @@ struct StateRun {  // neighbouring elements of one tensor of state
 struct StateLayout {
   std::vector<std::vector<std::size_t>> offsets;  // by piece and slot, bytes
   std::vector<std::vector<Shape>> shapes;         // by piece and slot
+  std::vector<std::vector<DType>> dtypes;         // by piece and slot
   std::vector<StateRun> runs;                     // in the order of the parameters
   std::size_t bytes = 0;
 };
-StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces, DType master);
+StateLayout layout_state(const OptimizerPlan& plan, std::span<const Piece> pieces);
 
 // The table of Optimizer::describe().
 std::string describe(const OptimizerPlan& plan, double clip, const BackendSizes& backend);

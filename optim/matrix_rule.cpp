@@ -14,6 +14,7 @@ MatrixRule::MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<
       finish_(finish, settings_.lr, settings_.weight_decay),
       smallest_side_(finish.smallest_side) {
   check(finish, settings_.name, settings_.weight_decay);
+  check_storage_is_f32(finish, settings_.name);
 }
 
 std::string not_a_matrix(const Shape& part, std::int64_t smallest_side) {
@@ -89,6 +90,11 @@ void MatrixRule::prepare(Backend& backend, std::span<const Shape> parts) {
   const std::vector<Shape> shapes = batch_shapes(parts, batches_);
   for (const auto& stage : stages_) stage->prepare(backend, shapes);
   finish_.prepare(backend, parts);
+}
+
+void MatrixRule::restart() {
+  for (const auto& stage : stages_) stage->restart();
+  finish_.restart();
 }
 
 void MatrixRule::update(const StepContext& context, std::span<const Part> parts) {

@@ -48,9 +48,8 @@ struct Optimizer::Impl {
   Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
        std::span<const Tensor> gradient_tensors, const OptimizerConfig& c)
       : backend(b), config(c), plan(std::move(p)) {
-    const DType master = b.master();
     total = b.allocate(sizeof(double), "the gradient's norm");
-    const StateLayout layout = layout_state(plan, pieces, master);
+    const StateLayout layout = layout_state(plan, pieces);
     if (layout.bytes > 0) {
       memory = b.allocate(layout.bytes, "optimizer state");
       b.fill(memory->view(DType::f32, {static_cast<std::int64_t>(layout.bytes / 4)}), 0);
@@ -60,14 +59,14 @@ struct Optimizer::Impl {
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       Part part{weights[i], gradient_tensors[i], {}};
       for (std::size_t k = 0; k < layout.offsets[i].size(); ++k)
-        part.state.push_back(memory->view(master, layout.shapes[i][k], layout.offsets[i][k]));
+        part.state.push_back(memory->view(layout.dtypes[i][k], layout.shapes[i][k], layout.offsets[i][k]));
       gradients.push_back(part.gradient);
       measured.push_back(measured_part(pieces[i], part));
       parts[pieces[i].group].push_back(std::move(part));
     }
     for (const StateRun& r : layout.runs) {
       const bool whole = r.count == r.whole.numel();
-      state.push_back({r.name, memory->view(master, whole ? r.whole : Shape{r.count}, r.offset),
+      state.push_back({r.name, memory->view(r.dtype, whole ? r.whole : Shape{r.count}, r.offset),
                        whole ? Shape{} : r.whole, r.first});
     }
     for (std::size_t g = 0; g < parts.size(); ++g) {
@@ -163,6 +162,11 @@ void Optimizer::observe_sampled(std::int64_t step, double lr_factor, double toke
       impl_->plan.groups[g].rule->observe_sampled(context, tokens, impl_->parts[g]);
 }
 
+void Optimizer::restart() {
+  for (const StateTensor& s : impl_->state) impl_->backend.fill(s.tensor, 0);
+  for (const GroupPlan& g : impl_->plan.groups) g.rule->restart();
+}
+
 bool Optimizer::has_average(std::int64_t steps) const {
   return impl_->config.average.from > 0 && steps >= impl_->config.average.from;
 }
@@ -185,7 +189,7 @@ std::vector<StateTensor> Optimizer::state_layout() const {
   for (const GroupPlan& g : impl_->plan.groups)
     for (const MemberPlan& m : g.members)
       for (const StatePlan& s : m.state)
-        found.push_back({m.parameter, {s.name, Tensor(nullptr, impl_->backend.master(), s.shape)}});
+        found.push_back({m.parameter, {s.name, Tensor(nullptr, s.dtype, s.shape)}});
   std::stable_sort(found.begin(), found.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<StateTensor> layout;

@@ -120,6 +120,9 @@ class Optimizer {
   bool wants_sampled_gradient(std::int64_t step) const;
   void observe_sampled(std::int64_t step, double lr_factor, double tokens);
 
+  // As it was made: state is zero, and the next step is the first. Parameters are not touched.
+  void restart();
+
   // With OptimizerConfig::average, after `steps` steps: whether there is one yet; until restore_weights() the
   // weights are the blend with it.
   bool has_average(std::int64_t steps) const;

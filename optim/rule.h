@@ -17,10 +17,17 @@
 
 namespace spectrain {
 
-// State that a rule keeps for one part, zero at first: {"momentum", the part's shape}. Master dtype.
+// How numbers are kept between steps: f32 is the master dtype (float64 where that is), bf16 half of it.
+enum class StoredAs : std::uint8_t { f32, bf16 };
+inline DType dtype_of(StoredAs storage, DType master) {
+  return storage == StoredAs::bf16 ? DType::bf16 : master;
+}
+
+// State that a rule keeps for one part, zero at first: {"momentum", the part's shape}.
 struct StateSlot {
   std::string_view name;
   Shape shape;
+  StoredAs storage = StoredAs::f32;
 };
 
 // What a rule updates at a time: a whole parameter without its padding rows, or, for a rule that works on
@@ -70,9 +77,13 @@ class UpdateRule {
   // Allocates nothing; gradients are not written.
   virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
 
+  // The state is zero again, and the next update is the first of a run, whatever its step: what this object
+  // itself knows of an earlier one is forgotten.
+  virtual void restart() {}
+
   // Rules that estimate the curvature (Sophia-G): true at steps before which observe() should be given
-  // gradients of labels that the model itself sampled, over a batch of `tokens` labels, as the mean over
-  // them.
+  // gradients of labels that the model itself sampled: those of the mean of `tokens` losses, or in general of
+  // their sum divided by `tokens`.
   virtual bool wants_sampled_gradient(std::int64_t /*step*/) const { return false; }
   virtual void observe_sampled(const StepContext& /*context*/, double /*tokens*/,
                                std::span<const Part> /*parts*/) {}

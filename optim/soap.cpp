@@ -124,6 +124,8 @@ class Eigenbasis final : public MatrixStage {
     return directions;
   }
 
+  void restart() override { first_step_ = -1; }
+
  private:
   enum Slot : std::size_t { kMomentum, kSquare, kLeft, kRight, kLeftBasis, kRightBasis };
   enum { kGradients, kDirections, kFirst, kSecond, kSquares, kTurned, kEstimates, kOrder, kSum };

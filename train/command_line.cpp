@@ -9,6 +9,7 @@
 #include "kernels/error.h"
 #include "train/command_line_compare.h"
 #include "train/command_line_data.h"
+#include "train/command_line_lab.h"
 #include "train/command_line_options.h"
 #include "train/commands.h"
 #include "train/preset.h"
@@ -332,8 +333,9 @@ void check_subcommand(const CLI::App& app, int argc, const char* const* argv, in
   if (std::find(names.begin(), names.end(), argv[at]) == names.end())
     throw RequestError(fmt::format("unknown command \"{}\"{} ({} has: {})", argv[at],
                                    did_you_mean(argv[at], names), name, listed(names, ", ")));
-  if (std::string_view(argv[at]) == "data")
-    check_subcommand(*app.get_subcommand("data"), argc, argv, at + 1, name + " data");
+  for (const char* nested : {"data", "lab"})
+    if (std::string_view(argv[at]) == nested)
+      check_subcommand(*app.get_subcommand(nested), argc, argv, at + 1, fmt::format("{} {}", name, nested));
 }
 
 // "spectrain data pack" of the command the arguments chose, whose --help knows more.
@@ -369,6 +371,7 @@ int run_command_line(int argc, const char* const* argv) {
   add_bench(app, run);
   add_plot(app, run);
   add_compare(app, run);
+  add_lab(app, run);
   add_optimizers(app, run);
   add_devices(app, run);
 

@@ -86,13 +86,9 @@ std::string drawing(const PictureScript& picture) {
 constexpr std::size_t kMostSpectra = 6;
 
 std::string table(const std::string& name, const std::vector<std::string>& columns, const std::string& rows) {
-  std::string head;
-  for (const std::string& c : columns)
-    head += fmt::format("<th scope=\"col\"{}>{}</th>", head.empty() ? " class=\"t\"" : "", html_escape(c));
-  return fmt::format(
-      "<div class=\"wide\" role=\"region\" aria-label=\"{0}\" tabindex=\"0\"><table aria-label=\"{0}\">\n"
-      "<thead><tr>{1}</tr></thead>\n<tbody>\n{2}</tbody></table></div>\n",
-      html_escape(name), head, rows);
+  HtmlHeadings headings;
+  for (const std::string& c : columns) headings.emplace_back(c, headings.empty());
+  return html_table(headings, name, rows);
 }
 
 std::string table_row(const std::string& name, const std::vector<double>& values, const char* format) {

@@ -8,21 +8,6 @@
 
 namespace spectrain {
 
-// One that gnuplot refuses (its versions differ) costs a sentence, not the report of hours of training.
-std::string figure(const PictureScript& picture) {
-  const GnuplotOutput output = run_gnuplot(picture.script);
-  if (output.code != 0 || output.drawing.empty())
-    return fmt::format("<p>The picture \"{}\" could not be drawn; gnuplot says: {}</p>\n",
-                       html_escape(picture.title), html_escape(output.words));
-  const std::string remark =
-      picture.remark.empty() ? "" : fmt::format("<figcaption>{}</figcaption>\n", html_escape(picture.remark));
-  return fmt::format(
-      "<figure>\n<h3>{}</h3>\n<div class=\"scroll\" role=\"region\" aria-label=\"{}\" "
-      "tabindex=\"0\">{}</div>\n{}</figure>\n",
-      html_escape(picture.title), html_escape(picture.title),
-      inline_svg(output.drawing, picture.id, picture.title, picture.description), remark);
-}
-
 namespace {
 
 // Axes of the grids with more than one value anywhere, the learning rate first.

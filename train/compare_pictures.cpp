@@ -13,20 +13,6 @@
 namespace spectrain {
 namespace {
 
-constexpr int kWidth = 880;
-
-std::string beginning(int width, int height) {
-  return fmt::format(
-      "set terminal svg size {},{} dynamic enhanced font 'Helvetica,14'\nset encoding utf8\n"
-      "set border 3 lc rgb '#808080'\nset tics nomirror out scale 0.5\n"
-      "set grid lc rgb '#d0d0d0' lt 1 lw 0.6\nset format x '%g'\nset format y '%.4g'\n"
-      "set key outside bottom center horizontal noenhanced samplen 2.5 width 1 maxcols 4\n",
-      width, height);
-}
-
-// Height of a picture with curves: its legend below needs a line for every few names.
-int curve_height(std::size_t lines) { return 470 + 22 * static_cast<int>((lines + 3) / 4); }
-
 struct LossRange {
   double low = 0, high = 1;
   bool has(double y) const { return y >= low && y <= high; }
@@ -67,19 +53,6 @@ std::vector<double> final_losses(const ComparedRuns& results, const VariantStati
     if (!diverged(results.runs[r])) losses.push_back(final_loss(results.runs[r]));
   return losses;
 }
-
-// Lines of a plot command.
-class PlotCommand {
- public:
-  void add(const std::string& piece) { text_ += (text_.empty() ? "plot " : ", \\\n  ") + piece; }
-  // After the last colour the same ones come again, dashed.
-  static std::string dashes(std::size_t i) { return i < kLineStyles ? "" : " dt (8,5)"; }
-  std::string text() const { return text_ + "\n"; }
-  bool empty() const { return text_.empty(); }
-
- private:
-  std::string text_;
-};
 
 struct Unit {
   double divisor = 1;
@@ -188,7 +161,7 @@ PictureScript final_loss_picture(const ComparedRuns& results, const ComparisonSt
   out.remark =
       "Filled: mean over the seeds of the best settings, with its standard error. Hollow: each seed.";
   if (!beyond.empty()) out.remark += " Too far behind to be in view: " + joined(beyond) + ".";
-  out.script = beginning(kWidth, 90 + 30 * row);
+  out.script = picture_beginning(kPictureWidth, 90 + 30 * row);
   out.script += fmt::format(
       "unset key\nset yrange [{}:0.4]\nset xrange [{}:{}]\nset ytics noenhanced scale 0 ({})\n"
       "set xlabel 'final validation loss (nats per token)'\nset format x '%.4g'\n",
@@ -231,7 +204,7 @@ PictureScript curve_picture(const ComparedRuns& results, const ComparisonStatist
   PictureScript out{kIds[which], fmt::format("Validation loss against {}", kWords[which]), joined(ends), "",
                     ""};
   if (!beyond.empty()) out.remark = "Ends above the picture: " + joined(beyond) + ".";
-  out.script = beginning(kWidth, curve_height(i));
+  out.script = picture_beginning(kPictureWidth, curve_height(i));
   out.script += fmt::format("set xlabel '{}' offset 0,0.7\nset ylabel 'validation loss (nats per token)'\n",
                             unit.words);
   out.script += fmt::format("set yrange [{}:{}]\nset xrange [0:{}]\n", range.low, range.high,
@@ -291,7 +264,7 @@ PictureScript sensitivity_picture(const ComparedRuns& results, const ComparisonS
   out.remark =
       "Means over the seeds of the sweep. Ringed: the best value. Crosses at the top: values with which runs "
       "diverged, or ended above the picture.";
-  out.script = beginning(kWidth, curve_height(lines.size()));
+  out.script = picture_beginning(kPictureWidth, curve_height(lines.size()));
   out.script += fmt::format(
       "set xlabel {} noenhanced offset 0,0.7\nset ylabel 'final validation loss'\nset yrange [{}:{}]\n",
       gnuplot_text(axis), range.low, range.high);
@@ -320,7 +293,7 @@ PictureScript cost_picture(const ComparedRuns& results, const ComparisonStatisti
   }
   PictureScript out{"cost", "What the optimizers cost", joined(words), "", ""};
   const int height = 90 + 26 * row;
-  out.script = beginning(kWidth, height) + data + "END\n";
+  out.script = picture_beginning(kPictureWidth, height) + data + "END\n";
   out.script += fmt::format(
       "unset key\nset style fill solid 0.85 noborder\nset grid noytics xtics\nset yrange [{}:0.4]\n"
       "set ytics noenhanced scale 0 ({})\nset multiplot layout 1,3 margins 0.17,0.98,{},{} spacing 0.04,0\n",

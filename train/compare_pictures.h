@@ -5,18 +5,11 @@
 
 #include "train/compare_results.h"
 #include "train/compare_statistics.h"
+#include "train/picture.h"
 
 namespace spectrain {
 
 // The pictures of a comparison as scripts for gnuplot, drawn by its SVG terminal to its standard output.
-
-struct PictureScript {
-  std::string id;           // "loss-tokens": unique among the pictures of a comparison
-  std::string title;        // what it shows
-  std::string description;  // the same for those who cannot see it, with the numbers that matter
-  std::string remark;       // what stands below it; may be empty
-  std::string script;
-};
 
 // Final losses: every seed of each variant's best point, the mean and its standard error; best at the top.
 PictureScript final_loss_picture(const ComparedRuns& results, const ComparisonStatistics& all);

@@ -23,25 +23,8 @@ std::string number(const SummaryRow& row, const std::string& key) {
 }
 
 std::string cell(const std::string& html, bool text = false) {
-  return fmt::format("<td{}>{}</td>", text ? " class=\"t\"" : "", html);
+  return html_cell(html, text ? HtmlCell::text : HtmlCell::number);
 }
-
-std::string table(const std::vector<std::pair<std::string, bool>>& headings, const std::string& caption,
-                  const std::string& body) {
-  std::string head;
-  for (const auto& [words, text] : headings)
-    head += fmt::format("<th scope=\"col\"{}>{}</th>", text ? " class=\"t\"" : "", html_escape(words));
-  // tabindex: a keyboard can scroll what is wider than the page.
-  return fmt::format(
-      "<div class=\"wide\" role=\"region\" aria-label=\"{0}\" tabindex=\"0\"><table "
-      "aria-label=\"{0}\">\n<thead><tr>{1}</tr></thead>\n<tbody>\n{2}</tbody></table></div>\n",
-      html_escape(caption), head, body);
-}
-
-std::string paragraph(const std::string& text, const char* kind = "") {
-  return fmt::format("<p{}>{}</p>\n", kind, html_escape(text));
-}
-constexpr const char* kNote = " class=\"note\"";
 
 std::string row_begin(const SummaryRow& row, bool first) {
   return fmt::format("<tr{}><th scope=\"row\">{}</th>", first ? " class=\"win\"" : "",
@@ -59,15 +42,15 @@ std::string loss_table(const ComparedRuns& results, const std::vector<SummaryRow
     body += cell(number(row, "difference")) + cell(number(row, track3 ? "margin" : "p"));
     body += cell(number(row, "verdict"), true) + cell(number(row, "speed_up")) + "</tr>\n";
   }
-  return table({{"Variant", true},
-                {"Best settings", true},
-                {"Seeds", false},
-                {"Final validation loss", false},
-                {"Against " + results.baseline, false},
-                {track3 ? "Margin" : "p (Holm)", false},
-                {"Verdict", true},
-                {"Speed-up", false}},
-               "Final losses", body);
+  return html_table({{"Variant", true},
+                     {"Best settings", true},
+                     {"Seeds", false},
+                     {"Final validation loss", false},
+                     {"Against " + results.baseline, false},
+                     {track3 ? "Margin" : "p (Holm)", false},
+                     {"Verdict", true},
+                     {"Speed-up", false}},
+                    "Final losses", body);
 }
 
 std::string cost_table(const std::vector<SummaryRow>& rows) {
@@ -80,16 +63,16 @@ std::string cost_table(const std::vector<SummaryRow>& rows) {
       body += cell(number(row, key));
     body += "</tr>\n";
   }
-  return table({{"Variant", true},
-                {"Reached target", false},
-                {"Steps to target", false},
-                {"Tokens to target", false},
-                {"Seconds to target", false},
-                {"FLOPs to target", false},
-                {"Seconds per step", false},
-                {"Optimizer's share of FLOPs", false},
-                {"State bytes per parameter", false}},
-               "Targets and costs", body);
+  return html_table({{"Variant", true},
+                     {"Reached target", false},
+                     {"Steps to target", false},
+                     {"Tokens to target", false},
+                     {"Seconds to target", false},
+                     {"FLOPs to target", false},
+                     {"Seconds per step", false},
+                     {"Optimizer's share of FLOPs", false},
+                     {"State bytes per parameter", false}},
+                    "Targets and costs", body);
 }
 
 std::string speed_up_words(const ComparedRuns& results, const ComparisonStatistics& all) {
@@ -126,37 +109,38 @@ std::vector<HtmlSection> law_section(const ComparedRuns& results, const Comparis
   }
   std::string body;
   if (all.law)
-    body = paragraph(fmt::format(
+    body = html_paragraph(fmt::format(
         "L(D) = {:.4g} D^-{:.3f} + {:.4f} for the final loss of {} after D tokens, by least squares; the "
         "largest "
         "residual is {:.4f}. A speed-up is the D at which this law has the variant's loss, divided by the "
         "variant's tokens; beyond the budgets below it is an extrapolation.",
         all.law->a, all.law->b, all.law->c, results.baseline, all.law->worst));
   else
-    body =
-        paragraph(fmt::format("The final losses of {} are not enough for a law L(D) = a D^-b + c, or do not "
-                              "fall like one.",
-                              results.baseline));
+    body = html_paragraph(
+        fmt::format("The final losses of {} are not enough for a law L(D) = a D^-b + c, or do not "
+                    "fall like one.",
+                    results.baseline));
   if (!tuned)
-    body += paragraph(
+    body += html_paragraph(
         "Not every budget was swept: where one setting was tried, it is the one that is best for the "
         "budget of the comparison, and the baseline may do better there than shown.");
-  body += table({{"Tokens", true}, {"Final loss", false}, {"Settings tried", false}, {"By the law", false}},
-                "Budgets of the baseline", rows);
+  body +=
+      html_table({{"Tokens", true}, {"Final loss", false}, {"Settings tried", false}, {"By the law", false}},
+                 "Budgets of the baseline", rows);
   return {{"law", "The baseline with other budgets", body}};
 }
 
 HtmlSection summary_section(const ComparedRuns& results, const ComparisonStatistics& all,
                             const std::vector<SummaryRow>& rows) {
   std::string body = loss_table(results, rows) + cost_table(rows);
-  body += paragraph(
+  body += html_paragraph(
       fmt::format("Ranked by the final validation loss alone: the last of a run, at the end of "
                   "the learning rate's decay (mean ± standard error over seeds). The target is "
                   "{:.4f}{}; what it took to get there is interpolated between validations and "
                   "averaged over the runs that did.",
                   all.target, all.target_given ? "" : ", the final mean of the baseline " + results.baseline),
-      kNote);
-  return {"summary", "Summary", body + paragraph(speed_up_words(results, all), kNote)};
+      "note");
+  return {"summary", "Summary", body + html_paragraph(speed_up_words(results, all), "note")};
 }
 
 std::string verdict_words(const ComparedRuns& results, const ComparisonStatistics& all, const Comparison& c) {
@@ -209,7 +193,7 @@ HtmlSection differences_section(const ComparedRuns& results, const ComparisonSta
                                   : std::vector<const char*>{"t", "Degrees of freedom", "p", "p (Holm)"})
     headings.emplace_back(words, false);
   headings.emplace_back("Verdict", true);
-  std::string body = paragraph(rule_words(results, all)) + table(headings, "Differences", rows);
+  std::string body = html_paragraph(rule_words(results, all)) + html_table(headings, "Differences", rows);
   if (track3 && all.target_given && all.sigma) {
     body += "<ul>\n";
     for (const VariantStatistics& v : all.ranking)
@@ -227,7 +211,7 @@ HtmlSection settings_section(const ComparedRuns& results) {
   for (const ComparedVariant& v : results.variants) {
     body += fmt::format("<h3>{}</h3>\n", html_escape(v.name));
     if (v.differences.empty()) {
-      body += paragraph("As the base configuration.");
+      body += html_paragraph("As the base configuration.");
       continue;
     }
     body += "<ul>\n";

@@ -15,10 +15,6 @@ namespace spectrain {
 std::vector<HtmlSection> report_sections(const ComparedRuns& results, const ComparisonStatistics& all,
                                          const std::vector<SummaryRow>& rows);
 
-// A picture with its title and remark as HTML, or a sentence where gnuplot refuses it. GnuplotMissing without
-// gnuplot.
-std::string figure(const PictureScript& picture);
-
 // Pictures of losses, of the grids and of costs; one section that says why when gnuplot is missing.
 std::vector<HtmlSection> picture_sections(const ComparedRuns& results, const ComparisonStatistics& all);
 

@@ -1,165 +1,11 @@
 #include "train/config_parser.h"
 
-#include <algorithm>
-#include <charconv>
-#include <cmath>
-
 #include "fmt/format.h"
 #include "kernels/error.h"
 #include "train/config_keys.h"
-#include "train/suggestion.h"
 
 namespace spectrain {
 namespace {
-
-using Kind = ConfigNode::Kind;
-
-std::string shown(const ConfigNode& node) {
-  switch (node.kind) {
-    case Kind::null:
-      return "nothing";
-    case Kind::list:
-      return fmt::format("a list of {}", node.items.size());
-    case Kind::map:
-      return "a map";
-    case Kind::scalar:
-      break;
-  }
-  return fmt::format("\"{}\"", node.text);
-}
-
-// One value with its name, being read.
-struct Reading {
-  const ConfigNode& node;
-  std::string path;
-  Range range;
-
-  [[noreturn]] void wrong_type(std::string_view wanted) const {
-    if (node.kind == Kind::null)
-      throw RequestError(fmt::format("{}: {} has no value; it must be {} (leave the key out for its default)",
-                                     node.place, path, wanted));
-    throw RequestError(fmt::format("{}: {} must be {}, not {}", node.place, path, wanted, shown(node)));
-  }
-  [[noreturn]] void out_of_range(double value) const {
-    // The upper end of a count is so far away that Range::str() leaves it out, except to who went beyond.
-    const std::string allowed = value > range.high && !range.str().starts_with("in ")
-                                    ? fmt::format("at most {}", range.high)
-                                    : range.str();
-    throw RequestError(fmt::format("{}: {} is {}; it must be {}", node.place, path, node.text, allowed));
-  }
-  const std::string& plain(std::string_view wanted) const {
-    if (node.kind != Kind::scalar || node.quoted) wrong_type(wanted);
-    return node.text;
-  }
-};
-
-std::string_view without_plus(std::string_view text) {
-  return text.size() > 1 && text[0] == '+' && text[1] != '-' ? text.substr(1) : text;
-}
-
-double read_double(const Reading& r, std::string_view wanted = "a number") {
-  const std::string_view text = without_plus(r.plain(wanted));
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error == std::errc::result_out_of_range || end != text.data() + text.size() || error != std::errc() ||
-      !std::isfinite(value))
-    r.wrong_type(wanted);
-  if (!r.range.contains(value)) r.out_of_range(value);
-  return value;
-}
-
-template <class T>
-T read_integer(const Reading& r) {
-  const std::string_view text = without_plus(r.plain("an integer"));
-  const char* last = text.data() + text.size();
-  T value = 0;
-  const auto [end, error] = std::from_chars(text.data(), last, value);
-  if (end == last && error == std::errc()) {
-    if (!r.range.contains(static_cast<double>(value))) r.out_of_range(static_cast<double>(value));
-    return value;
-  }
-  // 1e6 and 5.0 are integers too; what a double cannot hold exactly is not.
-  double real = 0;
-  const auto [real_end, real_error] = std::from_chars(text.data(), last, real);
-  if (real_end != last || real_error != std::errc() || std::floor(real) != real) r.wrong_type("an integer");
-  constexpr double kExact = 9007199254740992.0;
-  const double most = std::min(kExact, static_cast<double>(std::numeric_limits<T>::max()));
-  const Range held{std::is_signed_v<T> ? -most : 0.0, most};
-  if (!r.range.contains(real)) r.out_of_range(real);
-  if (!held.contains(real)) Reading{r.node, r.path, held}.out_of_range(real);
-  return static_cast<T>(real);
-}
-
-bool read_bool(const Reading& r) {
-  const std::string& text = r.plain("true or false");
-  if (text != "true" && text != "false") r.wrong_type("true or false");
-  return text == "true";
-}
-
-std::string read_text(const Reading& r) {
-  if (r.node.kind != Kind::scalar) r.wrong_type("text");
-  return r.node.text;
-}
-
-// Each element of a list; a scalar is a list of one.
-template <class Read>
-void for_each_element(const Reading& r, std::string_view wanted, const Read& read) {
-  if (r.node.kind == Kind::scalar) return read(r);
-  if (r.node.kind != Kind::list) r.wrong_type(wanted);
-  for (std::size_t i = 0; i < r.node.items.size(); ++i)
-    read(Reading{r.node.items[i], key_path(r.path, std::to_string(i)), r.range});
-}
-
-std::size_t read_word(const Reading& r, const std::vector<std::string>& words) {
-  const std::string allowed = fmt::format("one of {}", listed(words, ", "));
-  if (r.node.kind != Kind::scalar) r.wrong_type(allowed);
-  std::string word = r.node.text;
-  std::replace(word.begin(), word.end(), '-', '_');
-  for (std::size_t i = 0; i < words.size(); ++i)
-    if (words[i] == word || words[i] == r.node.text) return i;
-  throw RequestError(fmt::format("{}: {} is \"{}\"; it must be {}{}", r.node.place, r.path, r.node.text,
-                                 allowed, did_you_mean(r.node.text, words)));
-}
-
-struct FieldReader {
-  const Reading& r;
-
-  void operator()(bool* field) const { *field = read_bool(r); }
-  void operator()(int* field) const { *field = read_integer<int>(r); }
-  void operator()(std::int64_t* field) const { *field = read_integer<std::int64_t>(r); }
-  void operator()(std::uint64_t* field) const { *field = read_integer<std::uint64_t>(r); }
-  void operator()(double* field) const { *field = read_double(r); }
-  void operator()(std::string* field) const { *field = read_text(r); }
-  void operator()(std::vector<std::string>* field) const {
-    field->clear();
-    for_each_element(r, "text or a list of texts",
-                     [&](const Reading& element) { field->push_back(read_text(element)); });
-  }
-  void operator()(std::vector<std::int64_t>* field) const {
-    field->clear();
-    for_each_element(r, "an integer or a list of integers",
-                     [&](const Reading& element) { field->push_back(read_integer<std::int64_t>(element)); });
-  }
-  void operator()(const Choice& choice) const { choice.set(read_word(r, choice.words)); }
-  void operator()(const Choices& choices) const {
-    std::vector<std::size_t> indices;
-    for_each_element(
-        r, fmt::format("a list of {}", listed(choices.words, ", ")), [&](const Reading& element) {
-          const std::size_t index = read_word(element, choices.words);
-          if (std::find(indices.begin(), indices.end(), index) != indices.end())
-            throw RequestError(
-                fmt::format("{}: {} names {} twice", element.node.place, r.path, choices.words[index]));
-          indices.push_back(index);
-        });
-    choices.set(indices);
-  }
-  void operator()(const Tuple& tuple) const {
-    const std::string wanted = fmt::format("a list of {} numbers", tuple.fields.size());
-    if (r.node.kind != Kind::list || r.node.items.size() != tuple.fields.size()) r.wrong_type(wanted);
-    for (std::size_t i = 0; i < tuple.fields.size(); ++i)
-      *tuple.fields[i] = read_double({r.node.items[i], key_path(r.path, std::to_string(i)), r.range});
-  }
-};
 
 // The paths of all keys, for "did you mean train.steps?" where somebody looked in the wrong section.
 class PathCollector final : public KeyVisitor {
@@ -193,84 +39,52 @@ std::string same_key_elsewhere(const std::string& key) {
   return "";
 }
 
+// The sections are options like any others; only the list of groups is the run configuration's own.
 class Parser final : public KeyVisitor {
  public:
-  Parser(const ConfigNode& map, std::string path, Places& places)
-      : map_(map), path_(std::move(path)), places_(places) {}
+  Parser(const ConfigNode& map, Places& places)
+      : places_(places), reader_(map, "", places, same_key_elsewhere) {}
 
-  void field(std::string_view name, const Field& field, const Range& range, std::string_view) override {
-    if (const ConfigNode* node = take(name))
-      std::visit(FieldReader{Reading{*node, key_path(path_, name), range}}, field);
+  void field(std::string_view name, const Field& field, const Range& range,
+             std::string_view meaning) override {
+    reader_.field(name, field, range, meaning);
   }
-
-  void section(std::string_view name, std::string_view,
+  void section(std::string_view name, std::string_view meaning,
                const std::function<void(OptionVisitor&)>& inside) override {
-    const ConfigNode* node = take(name);
-    if (!node) return;
-    const std::string path = key_path(path_, name);
-    if (node->kind != Kind::map) Reading{*node, path, {}}.wrong_type("a map of keys");
-    Parser child(*node, path, places_);
-    inside(child);
-    child.finish();
+    reader_.section(name, meaning, inside);
   }
-
   void groups(std::string_view name, std::string_view, std::vector<GroupConfig>& groups) override {
-    const ConfigNode* node = take(name);
+    const ConfigNode* node = reader_.take(name);
     if (!node) return;
-    const std::string path = key_path(path_, name);
-    if (node->kind != Kind::list)
-      Reading{*node, path, {}}.wrong_type(
-          "a list of groups, \"- {parameters: hidden, rule: muon, lr: 0.02}\"");
+    const std::string path = reader_.path_of(name);
+    if (node->kind != ConfigNode::Kind::list)
+      wrong_type(*node, path, "a list of groups, \"- {parameters: hidden, rule: muon, lr: 0.02}\"");
     groups.assign(node->items.size(), {});
-    for (std::size_t i = 0; i < groups.size(); ++i) {
-      const ConfigNode& item = node->items[i];
-      const std::string group_path = key_path(path, std::to_string(i));
-      places_[group_path] = item.place;
-      if (item.kind != Kind::map) Reading{item, group_path, {}}.wrong_type("a map of keys");
-      for (const std::string_view required : {"parameters", "rule"})
-        if (!item.find(required))
-          throw RequestError(fmt::format("{}: {} lacks the key \"{}\"", item.place, group_path, required));
-      Parser child(item, group_path, places_);
-      describe(child, groups[i]);
-      child.finish();
-    }
+    for (std::size_t i = 0; i < groups.size(); ++i)
+      read_group(node->items[i], key_path(path, std::to_string(i)), groups[i]);
   }
-
-  // Every key of the map must have been asked for by the listing.
-  void finish() const {
-    for (const ConfigNode::Member& m : map_.members) {
-      if (std::find(known_.begin(), known_.end(), m.key) != known_.end()) continue;
-      // The very key in another section says more than a similar one here.
-      const std::string elsewhere = same_key_elsewhere(m.key);
-      const std::string hint =
-          elsewhere.empty() ? did_you_mean(m.key, known_) : "; did you mean \"" + elsewhere + "\"?";
-      throw RequestError(fmt::format("{}: unknown key \"{}\"{} (keys here: {})", m.place,
-                                     key_path(path_, m.key), hint, listed(known_, ", ")));
-    }
-  }
+  void finish() const { reader_.finish(); }
 
  private:
-  const ConfigNode* take(std::string_view name) {
-    known_.emplace_back(name);
-    for (const ConfigNode::Member& m : map_.members)
-      if (m.key == name) {
-        places_[key_path(path_, name)] = m.value.place;
-        return &m.value;
-      }
-    return nullptr;
+  void read_group(const ConfigNode& item, const std::string& path, GroupConfig& group) {
+    places_[path] = item.place;
+    OptionReader reader(item, path, places_, same_key_elsewhere);
+    for (const std::string_view required : {"parameters", "rule"})
+      if (!item.find(required))
+        throw RequestError(fmt::format("{}: {} lacks the key \"{}\"", item.place, path, required));
+    describe(reader, group);
+    reader.finish();
   }
 
-  const ConfigNode& map_;
-  std::string path_;
   Places& places_;
-  std::vector<std::string> known_;
+  OptionReader reader_;
 };
 
 }  // namespace
 
 Places parse_config(const ConfigNode& root, RunConfig& config) {
   Places places;
-  Parser parser(root, "", places);
+  Parser parser(root, places);
   describe(parser, config);
   parser.finish();
   return places;

@@ -1,15 +1,12 @@
 #pragma once
 
-#include <map>
 #include <string>
 
 #include "train/config.h"
 #include "train/config_tree.h"
+#include "train/option_reader.h"
 
 namespace spectrain {
-
-// Where the keys that were given stand: "optimizer.0.lr" -> "configs/x.yaml:12".
-using Places = std::map<std::string, std::string>;
 
 // Fills `config` from the tree; strict about keys, types, words and ranges. Throws RequestError naming place,
 // key, value and what is allowed.

@@ -29,7 +29,8 @@ table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:t
 th,td{padding:.45rem .7rem;text-align:right;white-space:nowrap;vertical-align:top}
 thead th{vertical-align:bottom;font-weight:600;background:var(--card);white-space:normal;min-width:4.2rem}
 tbody tr{border-top:1px solid var(--rule)}
-th.t,td.t,tbody th{text-align:left}
+th.t,td.t,td.s,tbody th{text-align:left}
+td.s{white-space:normal;min-width:14rem}
 tbody th{position:sticky;left:0;background:var(--paper);font-weight:600}
 thead th:first-child{position:sticky;left:0;z-index:1}
 tr.win th,tr.win td{background:var(--win)}
@@ -129,6 +130,27 @@ std::string to_html(const HtmlPage& page) {
       "<p class=\"lead\">{2}</p>\n<p class=\"about\">{3}</p>\n"
       "<nav aria-label=\"Sections\">\n<ul>\n{4}</ul>\n</nav>\n</header>\n{5}</main>\n</body>\n</html>\n",
       html_escape(page.title), kStyle, html_escape(page.lead), html_escape(page.about), contents, body);
+}
+
+std::string html_table(const HtmlHeadings& headings, const std::string& caption, const std::string& body) {
+  std::string head;
+  for (const auto& [words, text] : headings)
+    head += fmt::format("<th scope=\"col\"{}>{}</th>", text ? " class=\"t\"" : "", html_escape(words));
+  // tabindex: a keyboard can scroll what is wider than the page.
+  return fmt::format(
+      "<div class=\"wide\" role=\"region\" aria-label=\"{0}\" tabindex=\"0\"><table "
+      "aria-label=\"{0}\">\n<thead><tr>{1}</tr></thead>\n<tbody>\n{2}</tbody></table></div>\n",
+      html_escape(caption), head, body);
+}
+
+std::string html_cell(const std::string& html, HtmlCell kind) {
+  constexpr const char* kClasses[] = {"", " class=\"t\"", " class=\"s\""};
+  return fmt::format("<td{}>{}</td>", kClasses[static_cast<std::size_t>(kind)], html);
+}
+
+std::string html_paragraph(const std::string& text, std::string_view kind) {
+  return fmt::format("<p{}>{}</p>\n", kind.empty() ? "" : fmt::format(" class=\"{}\"", kind),
+                     html_escape(text));
 }
 
 std::string inline_svg(const std::string& svg, const std::string& id, const std::string& title,

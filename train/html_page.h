@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace spectrain {
@@ -22,6 +24,14 @@ struct HtmlPage {
   std::vector<HtmlSection> sections;
 };
 std::string to_html(const HtmlPage& page);
+
+// Parts of a section's body. A heading is right above numbers (false) or left above text (true); `body` is
+// rows of cells. What is wider than the page can be scrolled.
+using HtmlHeadings = std::vector<std::pair<std::string, bool>>;
+std::string html_table(const HtmlHeadings& headings, const std::string& caption, const std::string& body);
+enum class HtmlCell : std::uint8_t { number, text, sentence };  // only a sentence is broken into lines
+std::string html_cell(const std::string& html, HtmlCell kind = HtmlCell::number);
+std::string html_paragraph(const std::string& text, std::string_view kind = {});  // kind: "note", "lead"
 
 // A drawing of gnuplot's SVG terminal as part of a page: ids begin with `id`, references to them too, black
 // follows the page's colour of text, size that of its place. `title` and `description` are for those who

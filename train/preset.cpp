@@ -28,6 +28,14 @@ std::vector<fs::path> preset_directories() {
 
 }  // namespace
 
+std::string find_configuration_folder(const std::string& name) {
+  std::error_code ignored;
+  for (const fs::path& directory : preset_directories())
+    if (fs::is_directory(directory / name, ignored)) return (directory / name).string();
+  throw RequestError(
+      fmt::format("there is no folder configs/{} here or beside the program; name one with --configs", name));
+}
+
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const fs::path& directory : preset_directories()) {

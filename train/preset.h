@@ -10,6 +10,9 @@ namespace spectrain {
 // presets there are when it is neither.
 std::string find_configuration(const std::string& name);
 
+// The folder configs/<name>, looked for in the same places. Throws RequestError when there is none.
+std::string find_configuration_folder(const std::string& name);
+
 // Names of the files in configs/, sorted.
 std::vector<std::string> preset_names();
 

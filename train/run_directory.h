@@ -14,9 +14,9 @@ enum class ExistingRun : std::uint8_t {
   set_aside  // rename it to <name>.old-1, .old-2 ...; nothing is ever deleted
 };
 
-// The directory <directory>/<name> of one run:  config.yaml, metrics.jsonl, checkpoints/, .lock. Locked while
-// the object lives, so that two processes never train into the same one; a killed process leaves no lock
-// behind.
+// The directory <directory>/<name> of one run:  config.yaml, metrics.jsonl, checkpoints/, .lock, and of a
+// timed run speedrun.log. Locked while the object lives, so that two processes never train into the same one;
+// a killed process leaves no lock behind.
 class RunDirectory {
  public:
   // Creates it (or what `existing` says) and writes `config` to config.yaml. On resume another configuration

@@ -57,9 +57,7 @@ void Trainer::warm_up() {
     learn(step, {}, losses);
   }
   warming_up_ = false;
-  optimizer_->finish_weights();
-  optimizer_->initialize(config_.run.seed);
-  for (const StateTensor& t : optimizer_->state()) backend_->fill(t.tensor, 0);
+  optimizer_->restart(config_.run.seed);
   backend_->synchronize();
   if (several()) together("the warm-up of a timed run");
   clock.stop();

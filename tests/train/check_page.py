@@ -97,8 +97,9 @@ def shown_as(key, value, shown):
     return False
 
 
-def main(page_path, csv_path):
-    text = open(page_path, encoding="utf-8").read()
+def read_page(path):
+    """The page with, in page.wrong, whatever is wrong with it as a page."""
+    text = open(path, encoding="utf-8").read()
     page = Page()
     page.feed(text)
     page.close()
@@ -111,6 +112,12 @@ def main(page_path, csv_path):
         wrong.append("the style loads something")
     if re.search(r"https?:|//", re.sub(r"<pre>.*?</pre>", "", text, flags=re.S).replace("data:,", "")):
         wrong.append("there is an address in the page")
+    return page
+
+
+def main(page_path, csv_path):
+    page = read_page(page_path)
+    wrong = page.wrong
     rows = list(csv.DictReader(open(csv_path, encoding="utf-8", newline="")))
     for row in rows:
         for key in ("final_loss", "difference", "verdict", "speed_up", "n", "tokens_to_target", "seconds_per_step",

@@ -1,10 +1,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
+#include <set>
 
+#include "tests/train/config_files.h"
+#include "tests/train/scratch_directory.h"
+#include "train/compare_config.h"
 #include "train/compare_plan.h"
 #include "train/config.h"
 #include "train/config_keys.h"
@@ -16,7 +17,7 @@
 namespace spectrain::test {
 namespace {
 
-const std::string kConfigs = std::string(SPECTRAIN_SOURCE_DIR) + "/configs/";
+const std::string kConfigs = configs_directory();
 
 struct TypeText {
   std::string operator()(const bool*) const { return "true, false"; }
@@ -107,56 +108,50 @@ class Tables final : public KeyVisitor {
 };
 
 TEST(Configs, ReadmeListsEveryKey) {
-  std::ifstream in(kConfigs + "README.md");
-  std::stringstream readme;
-  readme << in.rdbuf();
+  const std::string readme = contents_of(kConfigs + "README.md");
   Tables tables;
   RunConfig defaults;
   describe(tables, defaults);
-  EXPECT_NE(readme.str().find(tables.text), std::string::npos)
+  EXPECT_NE(readme.find(tables.text), std::string::npos)
       << "configs/README.md must hold these tables as they are:\n"
       << tables.text;
 }
 
-TEST(Configs, EveryFileLoadsAndStandsInTheReadme) {
-  std::ifstream in(kConfigs + "README.md");
-  std::stringstream readme;
-  readme << in.rdbuf();
-  int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(kConfigs)) {
-    if (entry.path().extension() != ".yaml") continue;
-    SCOPED_TRACE(entry.path().filename());
-    ++files;
-    EXPECT_NO_THROW(load_config(entry.path().string(), {}));
-    EXPECT_NE(readme.str().find("`" + entry.path().filename().string() + "`"), std::string::npos)
-        << "add it to the table of files in configs/README.md";
-  }
-  EXPECT_GE(files, 5);
+TEST(Configs, EveryRunAndComparisonStandsInTheReadme) {
+  const std::string readme = contents_of(kConfigs + "README.md");
+  for (const ConfigKind kind : {ConfigKind::run, ConfigKind::comparison})
+    for (const std::string& file : config_files(kind))
+      EXPECT_NE(readme.find('`' + file + '`'), std::string::npos)
+          << "add " << file << " to a table of files in configs/README.md";
+  EXPECT_GE(config_files(ConfigKind::run).size(), 60u) << "config_runs_test.cpp trains them all";
 }
 
-// Plans of comparisons and the configurations they begin with.
-TEST(Configs, EveryComparisonStandsInTheReadme) {
-  std::ifstream in(kConfigs + "README.md");
-  std::stringstream readme;
-  readme << in.rdbuf();
-  int plans = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(kConfigs + "compare")) {
-    SCOPED_TRACE(entry.path().filename());
-    EXPECT_NE(readme.str().find("`compare/" + entry.path().filename().string() + "`"), std::string::npos)
-        << "add it to the table of files in configs/README.md";
-    std::ifstream file(entry.path());
-    std::stringstream text;
-    text << file.rdbuf();
-    if (text.str().find("\nvariants:") == std::string::npos) {
-      EXPECT_NO_THROW(load_config(entry.path().string(), {}));
-      continue;
-    }
-    ++plans;
-    const ComparePlan plan = read_compare_plan(entry.path().string());
-    EXPECT_NO_THROW(load_config(plan.base, {}));
-    EXPECT_FALSE(plan.variants.empty());
+// A file that cannot be trained is there for others.
+TEST(Configs, EveryPartIsTheBaseOfAnother) {
+  std::set<std::string> bases;
+  for (const ConfigKind kind : {ConfigKind::run, ConfigKind::part})
+    for (const std::string& file : config_files(kind)) bases.insert(base_of_config(file));
+  for (const std::string& file : config_files(ConfigKind::part)) {
+    SCOPED_TRACE(file);
+    EXPECT_TRUE(bases.contains(file));
+    EXPECT_TRUE(load_config(kConfigs + file, {}, ConfigUse::model).optimizer.groups.empty());
   }
-  EXPECT_GE(plans, 1);
+}
+
+TEST(Configs, EveryComparisonLoads) {
+  const std::vector<std::string> plans = config_files(ConfigKind::comparison);
+  EXPECT_GE(plans.size(), 2u);
+  for (const std::string& file : plans) {
+    SCOPED_TRACE(file);
+    const ComparePlan plan = read_compare_plan(kConfigs + file);
+    EXPECT_NO_THROW(base_configuration(plan));
+    EXPECT_FALSE(plan.variants.empty());
+    for (const PlanVariant& variant : plan.variants) {
+      GridPoint point;
+      for (const PlanAxis& axis : variant.axes) point.emplace_back(axis.name, axis.values.front());
+      EXPECT_NO_THROW(configuration(plan, variant, point, 1)) << variant.name;
+    }
+  }
 }
 
 TEST(Configs, Gpt2PresetsHaveThePublishedSizes) {

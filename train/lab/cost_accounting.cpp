@@ -57,11 +57,11 @@ std::vector<ParameterInfo> parameters_of(const std::vector<Size>& sizes, int lay
   return infos;
 }
 
-// The least of three times, seconds.
+// The least of five times, seconds: other programs may be running.
 template <class Body>
 double seconds_of(Backend& backend, const Body& body) {
   double least = 1e300;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 5; ++i) {
     backend.synchronize();
     const auto start = std::chrono::steady_clock::now();
     body();
@@ -145,15 +145,14 @@ class CostAccounting final : public Experiment {
   std::vector<Claim> claims() const override {
     return {{"e19.cost", "kellerjordan.github.io/posts/muon",
              "Newton-Schulz takes T (4 m^2 n + 2 m^3) FLOPs, at most T d / B of a training step, and one "
-             "number of state per "
-             "parameter.",
+             "number of state per parameter.",
              "Other counts from the program's own plans, or a measured share of the time that is more than "
              "twice the count's.",
              "FLOPs of the airbench network are counted from its published script."},
             {"e19.memory", "in circulation", "Muon takes significantly more memory than AdamW.",
              "The optimizer's plan has fewer bytes for Muon.", ""},
             {"e19.svd", "in circulation", "Muon needs a singular value decomposition of every update.",
-             "Newton-Schulz is faster and ends at nearly the same direction.", ""},
+             "Newton-Schulz ends at nearly the same direction in a comparable time or less.", ""},
             {"e19.bottleneck", "in circulation", "The cost of orthogonalisation makes Muon impractical.",
              "A share of a few percent at most, of the operations and of the time.", ""}};
   }
@@ -178,14 +177,13 @@ class CostAccounting final : public Experiment {
     out.claims = {{all[0], cost}, {all[1], memory}, {all[2], decomposition}, {all[3], bottleneck}};
     out.notes.push_back(
         "An independent measurement has 0.72 s for the decomposition of 768 x 768 and 0.26 s for "
-        "Newton-Schulz on another "
-        "processor: how far apart they are depends on the machine and its LAPACK, that the iteration "
-        "suffices does not.");
-    out.notes.push_back(fmt::format(
-        "Seconds are the least of three on {}; the training products are timed on {} tokens and scaled to "
-        "524288. "
-        "Attention, norms and the vocabulary's products, which would make the share smaller, are left out.",
-        s.backend.description(), tokens_));
+        "Newton-Schulz on another processor: how far apart they are depends on the machine and its LAPACK, "
+        "that the iteration suffices does not.");
+    out.notes.push_back(
+        fmt::format("Seconds are the least of five on {}; the training products are timed on {} tokens and "
+                    "scaled to 524288. Attention, norms and the vocabulary's products, which would make the "
+                    "share smaller, are left out.",
+                    s.backend.description(), tokens_));
     return out;
   }
 
@@ -223,7 +221,7 @@ class CostAccounting final : public Experiment {
     const double bound = 100 * 5 * static_cast<double>(width_) / kTokens,
                  counted = 100 * orthogonal / training;
     Measurement m = measured("T d / B of the transformer, 5 steps", bound, "%");
-    out.measurements.push_back(width_ == 768 ? expecting(m, 0.73, kIndependent) : m);
+    out.measurements.push_back(published(m, 0.73, width_ == 768));
     out.measurements.push_back(measured("share of a layer's training products, counted", counted, "%"));
     cost.push_back(near_expected("airbench94: 0.45 % of a training step, to two digits", share, 0.45, 0.02));
     cost.push_back(no_more("transformer: the counted share / (T d / B) is at most 1", counted / bound, 1));
@@ -255,7 +253,7 @@ class CostAccounting final : public Experiment {
       const bool airbench = &model == models;
       const auto note = [&](const char* what, double value, double expected) {
         Measurement m = measured(fmt::format("{}, {}", what, model.name), value / 1e6, "MB");
-        out.measurements.push_back(airbench && expected > 0 ? expecting(m, expected, kIndependent) : m);
+        out.measurements.push_back(published(m, expected, airbench && expected > 0));
       };
       note("Muon's state", state(muon), 7.9);
       note("AdamW's state", state(adamw), 15.7);
@@ -307,9 +305,9 @@ class CostAccounting final : public Experiment {
         measured(fmt::format("Newton-Schulz of {0} x {0}, 5 steps, f32", width_), iterated, "s"));
     out.measurements.push_back(
         measured(fmt::format("Newton-Schulz of {0} x {0}, 5 steps, bf16", width_), published, "s"));
-    std::vector<Check> checks = {
-        no_less("Newton-Schulz in bf16, as published, takes at least as long as the decomposition (ratio)",
-                published / factorised, 1)};
+    std::vector<Check> checks = {no_less(
+        "Newton-Schulz in bf16, as published, is no alternative: it takes at least 3 times as long (ratio)",
+        published / factorised, 3)};
     const std::int64_t n = std::min<std::int64_t>(width_, 256);
     Matrix power = gaussian(n, n, key_of(s.seed, "update"));
     const double gauss = cosine(newton_schulz(power, keller_newton_schulz(5)), polar(power).factor);

@@ -29,6 +29,8 @@ std::string shown(const std::vector<double>& values);  // "0.1, 0.2"
 Measurement measured(std::string name, const std::vector<double>& values, std::string unit = "");
 Measurement measured(std::string name, double value, std::string unit = "");
 Measurement expecting(Measurement m, double expected, std::string_view from);
+// Expecting what an independent implementation measured, where the settings are its own.
+Measurement published(Measurement m, double expected, bool same_settings);
 
 inline constexpr std::string_view kIndependent = "an independent implementation with the same settings";
 

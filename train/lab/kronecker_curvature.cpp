@@ -7,6 +7,7 @@
 #include "train/lab/experiments.h"
 #include "train/lab/judge.h"
 #include "train/lab/quadratic.h"
+#include "train/lab/update.h"
 
 // f = 1/2 tr(D^T A D B) with the best step along each direction O, which takes off the fraction
 //
@@ -30,21 +31,22 @@ constexpr Conditioning kSettings[] = {{10, 1, 0.815, 0.867, 26, 91, 0, 0},
                                       {1, 1000, 0.743, 0.805, 1427, 4237, 1506, 83}};
 
 struct Searched {
-  double first = 0;  // rho of the first step
-  double steps = 0;  // until f is `target` of its start
+  double first = 0;    // what the first step takes off, as a part of f
+  double formula = 0;  // rho, which says the same
+  double steps = 0;    // until f is `target` of its start
 };
 
-Searched line_search(const KroneckerQuadratic& f, Matrix d, bool orthogonal, double target,
-                     std::int64_t most) {
+Searched line_search(const KroneckerQuadratic& f, Matrix d, Update update, double target, std::int64_t most) {
   Searched result;
   const double start = f.value(d);
   double value = start;
   for (std::int64_t t = 1; t <= most; ++t) {
-    const Matrix g = f.gradient(d), o = orthogonal ? polar(g).factor : g;
+    const Matrix g = f.gradient(d), o = updated(update, g);
     const double along = inner(g, o), bend = f.curvature(o);
-    if (t == 1) result.first = along * along / (2 * value * bend);
+    if (t == 1) result.formula = along * along / (2 * value * bend);
     add_scaled(d, -along / bend, o);
     value = f.value(d);
+    if (t == 1) result.first = 1 - value / start;
     result.steps = static_cast<double>(t);
     if (value <= target * start) return result;
   }
@@ -91,8 +93,7 @@ class KroneckerCurvature final : public Experiment {
          ""},
         {"e9.scaled", "derived here",
          "With steps that shrink with the nuclear norm, U V^T with one tuned constant needs fewer steps than "
-         "gradient "
-         "descent.",
+         "gradient descent.",
          "A setting in which it needs more.", ""},
     };
   }
@@ -100,6 +101,7 @@ class KroneckerCurvature final : public Experiment {
   void describe(OptionVisitor& v) override {
     v.field("rows", &rows_, within(1, 1000), "of the matrix");
     v.field("cols", &cols_, within(1, 1000), "of the matrix");
+    describe_update(v, update_);
     v.field("draws", &draws_, within(1, 1000), "Gaussian starts per setting for the first step");
     v.field("searches", &searches_, within(1, 1000), "of them followed to the target");
     v.field("target", &target_, {0, 1, true, true}, "the loss to reach, as a part of the first");
@@ -111,6 +113,7 @@ class KroneckerCurvature final : public Experiment {
   Outcome run(const Surroundings& s) override {
     Outcome out;
     std::vector<Check> first, always, tuned;
+    double off = 0;
     for (const Conditioning& c : kSettings) {
       const std::string at = fmt::format("cond(A) = {}, cond(B) = {}", c.a, c.b);
       s.say(at);
@@ -120,8 +123,9 @@ class KroneckerCurvature final : public Experiment {
         const Matrix d =
             gaussian(rows_, cols_, key_of(s.seed, "distance to the optimum", static_cast<std::uint64_t>(k)));
         const std::int64_t most = k < searches_ ? most_ : 1;
-        const Searched gd = line_search(f, d, false, target_, most),
-                       muon = line_search(f, d, true, target_, most);
+        const Searched gd = line_search(f, d, Update::gradient, target_, most),
+                       muon = line_search(f, d, update_, target_, most);
+        off = std::max({off, std::abs(gd.first - gd.formula), std::abs(muon.first - muon.formula)});
         rho_gd.push_back(gd.first);
         rho_muon.push_back(muon.first);
         if (k >= searches_) continue;
@@ -130,9 +134,8 @@ class KroneckerCurvature final : public Experiment {
       }
       const auto note = [&](const std::string& what, const std::vector<double>& values, double expected,
                             const char* unit) {
-        Measurement m = measured(what + ", " + at, values, unit);
-        if (expected > 0) m = expecting(m, expected, kIndependent);
-        out.measurements.push_back(m);
+        const Measurement m = measured(what + ", " + at, values, unit);
+        out.measurements.push_back(published(m, expected, expected > 0 && as_published()));
       };
       note("first step's share of the loss, gradient descent", rho_gd, c.first_gd, "");
       note("first step's share of the loss, polar factor", rho_muon, c.first_muon, "");
@@ -146,12 +149,17 @@ class KroneckerCurvature final : public Experiment {
                                mean_of(steps_muon) / mean_of(steps_gd), 1 - 1e-9));
       if (c.tuned_gd > 0) tuned.push_back(tuned_check(s, c, f, at, out));
     }
+    first.push_back(no_more("the share is <G, O>^2 / (2 f <O, A O B>) in every draw, to 1e-9", off, 1e-9));
     const std::vector<Claim> all = claims();
     out.claims = {{all[0], first}, {all[1], always}, {all[2], tuned}};
     out.notes.push_back(
         "Without momentum and with the best step each time, the polar factor is fast at first and slow near "
-        "the "
-        "optimum: the shape of the gradient there is no longer that of a Gaussian start.");
+        "the optimum: the shape of the gradient there is no longer that of a Gaussian start.");
+    out.notes.push_back(
+        "Polar steps with a line search wander: their number varies by a quarter from start to start, and "
+        "the independent implementation's are of one start each; its 1391 at cond(A) = 1000, a little below "
+        "gradient descent's, is at the edge of what is seen here. Tuned constants lie at the edge of what "
+        "converges, where a finer grid finds fewer steps.");
     return out;
   }
 
@@ -170,18 +178,24 @@ class KroneckerCurvature final : public Experiment {
                                                std::min(static_cast<double>(most_), least)));
       }
     out.measurements.push_back(
-        expecting(measured("steps with a tuned constant, gradient descent, " + at, best[0], "steps"),
-                  c.tuned_gd, "an independent implementation with a grid of its own"));
+        published(measured("steps with a tuned constant, gradient descent, " + at, best[0], "steps"),
+                  c.tuned_gd, as_published()));
     out.measurements.push_back(
-        expecting(measured("steps with a tuned constant, scaled polar factor, " + at, best[1], "steps"),
-                  c.tuned_muon, "an independent implementation with a grid of its own"));
+        published(measured("steps with a tuned constant, scaled polar factor, " + at, best[1], "steps"),
+                  c.tuned_muon, as_published()));
     return no_more(at + ": fewer steps than gradient descent, each with its best constant (ratio below 1)",
                    best[1] / best[0], 1 - 1e-9);
+  }
+
+  bool as_published() const {
+    return rows_ == 24 && cols_ == 40 && target_ < 1.0001e-6 && target_ > 0.9999e-6 &&
+           update_ == Update::polar;
   }
 
   std::int64_t rows_ = 24, cols_ = 40, most_ = 20000, grid_ = 33;
   int draws_ = 20, searches_ = 5;
   double target_ = 1e-6;
+  Update update_ = Update::polar;
 };
 
 }  // namespace

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <optional>
 
 #include "train/lab/experiments.h"
 #include "train/lab/judge.h"
 #include "train/lab/own_rule.h"
+#include "train/lab/update.h"
 
 // Many steps of one size on f = 1/2 ||D||_F^2, D [m,n]:
 //
@@ -35,12 +36,12 @@ struct LongRun {
 
 double half_square(const Matrix& d) { return inner(d, d) / 2; }
 
-LongRun descend(Matrix d, double eta, std::int64_t steps, bool orthogonal, bool decayed) {
+LongRun descend(Matrix d, double eta, std::int64_t steps, const std::optional<Update>& update, bool decayed) {
   LongRun run;
   for (std::int64_t t = 0; t < steps; ++t) {
     const double left = decayed ? 1 - static_cast<double>(t) / static_cast<double>(steps) : 1;
-    if (orthogonal)
-      add_scaled(d, -eta * left, polar(d).factor);
+    if (update)
+      add_scaled(d, -eta * left, updated(*update, d));
     else
       d = scaled(1 - eta * left, d);
     run.loss.push_back(half_square(d));
@@ -76,11 +77,9 @@ class LongRunStability final : public Experiment {
         {"e8.bounded", "arXiv 2605.13079",
          "Muon stays bounded at step sizes at which gradient descent diverges.",
          "A step size at which the loss under the polar factor ends above m eta^2 / 2, or gradient descent "
-         "above a "
-         "step of 2 / lambda_max does not diverge.",
+         "above a step of 2 / lambda_max does not diverge.",
          "The paper was read in part; the problem (one curvature, no noise) and the band of the floor are "
-         "derived "
-         "here."},
+         "derived here."},
         {"e8.trains", "in circulation", "Muon trains at step sizes at which gradient descent diverges.",
          "At none of these step sizes does the loss end below a hundredth of its start.", ""},
     };
@@ -89,6 +88,7 @@ class LongRunStability final : public Experiment {
   void describe(OptionVisitor& v) override {
     v.field("rows", &rows_, within(1, 1000), "of the matrix");
     v.field("cols", &cols_, within(1, 1000), "of the matrix");
+    describe_update(v, update_);
     v.field("draws", &draws_, within(1, 1000), "Gaussian starts");
     v.field("steps", &steps_, within(3, 100000), "of each run; enough to cover the distance at eta 0.1");
   }
@@ -105,12 +105,12 @@ class LongRunStability final : public Experiment {
       for (int k = 0; k < draws_; ++k) {
         const Matrix start = start_of(s, k);
         const double f0 = half_square(start);
-        const LongRun spec = descend(start, eta, steps_, true, false);
+        const LongRun spec = descend(start, eta, steps_, update_, false);
         floors.push_back(spec.floor() / (m * eta * eta));
         ends.push_back(spec.floor() / f0);
         peak = std::max(peak, spec.last_most() / (m * eta * eta));
         if (std::abs(eta - 1) > 1e-9)
-          rates.push_back(log_rate(descend(start, eta, steps_, false, false), f0));
+          rates.push_back(log_rate(descend(start, eta, steps_, std::nullopt, false), f0));
         if (k == 0 && (eta < 0.15 || eta > 0.9)) curves.series.push_back(line_of(spec, eta, f0));
       }
       const std::string at = fmt::format(", eta = {}", eta);
@@ -142,18 +142,16 @@ class LongRunStability final : public Experiment {
     bounded.push_back(
         no_more("no single step of the last third is above m eta^2 / 2 (loss / (m eta^2))", peak, 0.5));
     bounded.push_back(own_rule_check(s, m));
-    out.measurements.push_back(
-        measured("loss at the end / start, polar factor, eta from 20 linearly to 0",
-                 descend(start_of(s, 0), 20, steps_, true, true).loss.back() / half_square(start_of(s, 0))));
+    out.measurements.push_back(measured(
+        "loss at the end / start, polar factor, eta from 20 linearly to 0",
+        descend(start_of(s, 0), 20, steps_, update_, true).loss.back() / half_square(start_of(s, 0))));
     const std::vector<Claim> all = claims();
     out.claims = {{all[0], bounded}, {all[1], trains}};
     out.pictures.push_back(curves);
     out.notes.push_back(
         "The source has no numbers for this run. Criteria chosen before measuring: the band of the floor "
-        "follows from "
-        "a singular value's alternating between r and eta - r, and 0.01 of the start is what the smallest "
-        "step sizes "
-        "reach. A schedule that lowers the step size to 0 removes the floor.");
+        "follows from a singular value's alternating between r and eta - r, and 0.01 of the start is what "
+        "the smallest step sizes reach. A schedule that lowers the step size to 0 removes the floor.");
     return out;
   }
 
@@ -179,6 +177,7 @@ class LongRunStability final : public Experiment {
 
   std::int64_t rows_ = 24, cols_ = 40, steps_ = 300;
   int draws_ = 3;
+  Update update_ = Update::polar;
 };
 
 }  // namespace

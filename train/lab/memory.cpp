@@ -110,6 +110,14 @@ GroupedMatrix orthogonal(const MemoryTask& task, const GroupedMatrix& x) {
 
 }  // namespace
 
+void describe_rule(OptionVisitor& v, MemoryRule& rule) {
+  static constexpr Word<MemoryRule> kRules[] = {{"gradient", MemoryRule::gradient},
+                                                {"normalized", MemoryRule::normalized},
+                                                {"polar", MemoryRule::orthogonal},
+                                                {"sign_in_basis", MemoryRule::sign_in_basis}};
+  v.field("update", choice(rule, kRules), {}, "what is taken for Muon's U V^T");
+}
+
 GroupedMatrix direction(const MemoryTask& task, const GroupedMatrix& gradient, MemoryRule rule) {
   switch (rule) {
     case MemoryRule::gradient:

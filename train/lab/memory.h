@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "optim/option.h"
 #include "train/lab/dense.h"
 
 // The linear associative memory of arXiv 2602.05725: K items, an input embedding E_j and an output embedding
@@ -62,6 +63,7 @@ enum class MemoryRule : std::uint8_t {
   orthogonal,     // D = U V^T of G: Muon without momentum
   sign_in_basis,  // D = sign of G in the basis of the embeddings, which no optimizer knows: TRA-SignGD
 };
+void describe_rule(OptionVisitor& v, MemoryRule& rule);  // the option "update": what is taken for Muon
 // W -= eta D. Of `orthogonal` one SVD [M, M]: on the space of differences within groups U V^T is the sign of
 // a_g, on that of the groups' means the factor Q of diag(a) + C b, so that b becomes (Q - diag(sign a)) / C.
 GroupedMatrix direction(const MemoryTask& task, const GroupedMatrix& gradient, MemoryRule rule);

@@ -25,14 +25,14 @@ constexpr double kNoises[] = {0.1, 0.3, 0.5};
 
 // The largest |-msgn(G) - I| over Muon's steps from W = 0 while every group's right answer still falls short,
 // and the loss is above 1e-4.
-double misalignment(const MemoryTask& task, double eta) {
+double misalignment(const MemoryTask& task, MemoryRule muon, double eta) {
   GroupedMatrix w(task.groups);
   double worst = 0;
   for (int t = 0; t < 1000; ++t) {
     const MemoryState state = evaluate(task, w);
     if (state.total < 1e-4 || *std::max_element(state.correct.begin(), state.correct.end()) >= task.right())
       break;
-    const GroupedMatrix d = direction(task, state.gradient, MemoryRule::orthogonal);
+    const GroupedMatrix d = direction(task, state.gradient, muon);
     for (std::int64_t g = 0; g < task.groups; ++g)
       for (std::int64_t h = 0; h < task.groups; ++h) {
         const double b = d.b(h, g);
@@ -85,6 +85,7 @@ class MemoryAlignment final : public Experiment {
 
   void describe(OptionVisitor& v) override {
     v.field("lr", &lr_, above_only(0), "Muon's eta in the first part");
+    describe_rule(v, muon_);
     v.field("beta", &beta_, at_least(0), "exponent of the groups' shares");
     v.field("alpha", &alpha_, within(0, 0.9), "label noise of the second half of the first part");
     v.field("groups", &groups_, within(2, 1000), "M of the second part");
@@ -98,10 +99,8 @@ class MemoryAlignment final : public Experiment {
     stable(s, out);
     out.notes.push_back(
         "The source has no numbers for this. Criteria chosen before measuring: the bound itself, and a slope "
-        "of the "
-        "distance over C in [-1.3, -0.7] for \"about as 1/C\"; 2 % for the stable step, since the formula "
-        "leaves out a "
-        "factor (K - 1) / K.");
+        "of the distance over C in [-1.3, -0.7] for \"about as 1/C\"; 2 % for the stable step, since the "
+        "formula leaves out a factor (K - 1) / K.");
     return out;
   }
 
@@ -114,7 +113,7 @@ class MemoryAlignment final : public Experiment {
       std::vector<double> sizes, distances;
       for (const Size& size : kSizes) {
         const MemoryTask task(size.groups, size.per_group, beta_, alpha);
-        const double distance = misalignment(task, lr_), c = static_cast<double>(size.per_group),
+        const double distance = misalignment(task, muon_, lr_), c = static_cast<double>(size.per_group),
                      bound = (1 + static_cast<double>(size.groups)) / c;
         const std::string at = fmt::format("M {}, C {}, alpha {}", size.groups, size.per_group, alpha);
         out.measurements.push_back(measured("max |msgn(P - P^) - I|, " + at, distance));
@@ -152,6 +151,7 @@ class MemoryAlignment final : public Experiment {
   }
 
   std::int64_t groups_ = 10, per_group_ = 100, steps_ = 1000;
+  MemoryRule muon_ = MemoryRule::orthogonal;
   double lr_ = 0.1, beta_ = 1.5, alpha_ = 0.1;
 };
 

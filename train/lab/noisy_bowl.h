@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "train/lab/dense.h"
+#include "train/lab/update.h"
 
 namespace spectrain::lab {
 
@@ -15,6 +16,7 @@ namespace spectrain::lab {
 struct MomentumVariant {
   double beta = 0;
   bool nesterov = true;
+  Update update = Update::polar;
 };
 
 class NoisyBowl {
@@ -40,7 +42,7 @@ class NoisyBowl {
       c = scaled(v.beta, momentum_);
       add_scaled(c, 1 - v.beta, g);
     }
-    add_scaled(weight, -eta, polar(c).factor);
+    add_scaled(weight, -eta, updated(v.update, c));
   }
   double loss() const { return inner(weight, weight) / 2; }
 

@@ -1,5 +1,8 @@
 #include "train/lab/own_rule.h"
 
+#include <fmt/format.h>
+
+#include "kernels/error.h"
 #include "optim/registry.h"
 
 namespace spectrain::lab {
@@ -9,10 +12,15 @@ OwnRule::OwnRule(Backend& backend, const RuleOptions& rule, const Matrix& weight
   info_.shape = {weight.rows, weight.cols};
   info_.role = Role::hidden;
   info_.logical_rows = weight.rows;
+  const std::unique_ptr<UpdateRule> made = rule.make({});
+  // An optimizer would hand such a matrix to AdamW instead.
+  if (const std::string objection = made->objection(info_.shape); !objection.empty())
+    throw RequestError(fmt::format("{} cannot update a matrix [{}, {}]: it {}; ask for a larger one",
+                                   made->name(), weight.rows, weight.cols, objection));
   value_ = buffer_for("weight");
   gradient_ = buffer_for("gradient");
   write(value(), weight);
-  lr_ = rule.make({})->lr();
+  lr_ = made->lr();
   optimizer_ =
       std::make_unique<Optimizer>(backend_, std::vector<ParameterView>{{&info_, value(), gradient()}},
                                   OptimizerConfig{{{{Role::hidden}, rule}}});

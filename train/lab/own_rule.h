@@ -13,7 +13,7 @@ namespace spectrain::lab {
 // on it.
 class OwnRule {
  public:
-  // Throws RequestError for options that the rule refuses.
+  // Throws RequestError for options, or a shape, that the rule refuses.
   OwnRule(Backend& backend, const RuleOptions& rule, const Matrix& weight);
   ~OwnRule();
   OwnRule(const OwnRule&) = delete;
