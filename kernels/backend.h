@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/formula.h"
+#include "kernels/fp8.h"
 #include "kernels/random.h"
 #include "kernels/tensor.h"
 
@@ -119,9 +120,12 @@ enum class Activation : std::uint8_t {
   gelu_tanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
   relu2,      // max(x, 0)^2  (So et al. 2021, "Primer")
   sigmoid,    // 1 / (1 + e^-x), of gates
+  relu,       // max(x, 0)
 };
-// Whether its derivative is taken from the output: 2 sqrt(y), y (1 - y). Of the others from the input.
-constexpr bool saves_output(Activation act) { return act == Activation::relu2 || act == Activation::sigmoid; }
+// Whether its derivative is taken from the output: 2 sqrt(y), y (1 - y), y > 0. Of the others from the input.
+constexpr bool saves_output(Activation act) {
+  return act == Activation::relu2 || act == Activation::sigmoid || act == Activation::relu;
+}
 
 class MatrixKernels {
  public:
@@ -143,6 +147,10 @@ class MatrixKernels {
                                       bool accumulate) = 0;
   // db[N] (+)= sum over rows of dy[R,N];  db in master dtype
   virtual void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) = 0;
+
+  // y = fp8(scale x) / scale: x as a product of eight-bit floats would read it (fp8.h). x, y compute or
+  // master dtype; may be in place.
+  virtual void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) = 0;
 
   // The next four take batches too: a, b, c, d [B, rows, cols] of rank 3, one product for each of the B. For
   // optimizers. Those of f16 are for a GPU alone.
@@ -421,6 +429,8 @@ struct Patches {
   bool operator==(const Patches&) const = default;
 };
 
+enum class PoolKind : std::uint8_t { largest, mean };
+
 // Between images and the rows that a matrix product reads: a convolution is unfold() and a product with the
 // filters [out channels, patch].
 class ImageKernels {
@@ -430,6 +440,12 @@ class ImageKernels {
   virtual void unfold(const Patches& p, const Tensor& x, const Tensor& rows) = 0;
   // Its transpose: x = for each pixel the sum, in the order of the kernel's elements, of what lies over it.
   virtual void fold(const Patches& p, const Tensor& rows, const Tensor& x) = 0;
+  // y [places, channels] = the largest, or the mean, of each channel over each patch. Patches without
+  // padding, that do not overlap: stride >= the kernel's sides.
+  virtual void pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) = 0;
+  // dx [pixels, channels]: of the largest its first place, row by row, has the gradient.
+  virtual void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                             const Tensor& dx) = 0;
 
  protected:
   ~ImageKernels() = default;

@@ -90,6 +90,16 @@ SPECTRAIN_HD inline float slope_relu2(float y) {
 }
 
 template <class Math>
+SPECTRAIN_HD inline float activate_relu(float x) {
+  return x < 0.0f ? 0.0f : x;
+}
+// From the OUTPUT y.
+template <class Math>
+SPECTRAIN_HD inline float slope_relu(float y) {
+  return y > 0.0f ? 1.0f : 0.0f;
+}
+
+template <class Math>
 SPECTRAIN_HD inline float activate_sigmoid(float x) {
   return Math::divide(1.0f, 1.0f + Math::exp(-x));
 }

@@ -19,6 +19,21 @@ void require_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std
                                        y.shape.str()));
 }
 
+void require_pool(const Patches& p, const Tensor& x, const Tensor& y, const char* kernel) {
+  require(p.padding == 0 && p.kernel_height >= 1 && p.kernel_width >= 1 && p.stride >= p.kernel_height &&
+              p.stride >= p.kernel_width && p.kernel_height <= p.height && p.kernel_width <= p.width,
+          kernel, [&] {
+            return fmt::format("a pool of {} x {} at every {} pixels of images {} x {} with a border of {}",
+                               p.kernel_height, p.kernel_width, p.stride, p.height, p.width, p.padding);
+          });
+  require(x.dtype == y.dtype && x.numel() == p.pixels() * p.channels && y.numel() == p.places() * p.channels,
+          kernel, [&] {
+            return fmt::format("x {} {} and y {} {} are not [{}, {}] and [{}, {}]", name_of(x.dtype),
+                               x.shape.str(), name_of(y.dtype), y.shape.str(), p.pixels(), p.channels,
+                               p.places(), p.channels);
+          });
+}
+
 void require_patches(const Patches& p, const Tensor& x, const Tensor& rows, const char* kernel) {
   require(p.batch >= 0 && p.height >= 1 && p.width >= 1 && p.channels >= 1 && p.kernel_height >= 1 &&
               p.kernel_width >= 1 && p.stride >= 1 && p.padding >= 0 &&

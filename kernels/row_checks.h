@@ -15,6 +15,8 @@ void require_columns(const Tensor& x, std::int64_t x_first, const Tensor& y, std
                      std::int64_t count);
 // Sizes of at least one, patches that lie over the padded image, x [pixels, channels], rows [places, patch].
 void require_patches(const Patches& p, const Tensor& x, const Tensor& rows, const char* kernel);
+// The same for pools: no padding, no overlap, x [pixels, channels], y [places, channels].
+void require_pool(const Patches& p, const Tensor& x, const Tensor& y, const char* kernel);
 // Each index within [0, rows): where the host can read them.
 void require_indices(const Tensor& indices, std::int64_t rows, const char* kernel);
 

@@ -12,8 +12,8 @@
 
 namespace spectrain {
 
-// Labels that the model draws itself, in the place of the targets: token r of the pass with the random numbers of
-// row first + r.
+// Labels that the model draws itself, in the place of the targets: token r of the pass with the random
+// numbers of row first + r.
 struct SampledLabels {
   RandomKey key;
   std::int64_t first = 0;
@@ -25,6 +25,7 @@ struct Run {
   DType compute = DType::f32;
   std::vector<Tensor> in, out;                  // values, in the order recorded
   std::vector<const PreparedMatrix*> prepared;  // per input: set where prepared_input(i)
+  std::vector<const PreparedMatrix*> rounded;   // the same in training where rounded_input(i) asks for it
   std::vector<Tensor> dout;                     // gradients of the outputs (backward)
   std::vector<Tensor> din;                      // where gradients of the inputs go; empty: not wanted
   std::vector<std::uint8_t> accumulate;         // per input: add to din instead of overwriting it
@@ -56,6 +57,9 @@ class Operation {
   virtual bool differentiable_input(std::size_t) const { return true; }
   // Input i is a matrix taken in its prepared form.
   virtual bool prepared_input(std::size_t) const { return false; }
+  // In training input i is also wanted as a product of eight-bit floats reads it: e4m3(scale w) / scale; 0:
+  // not.
+  virtual double rounded_input(std::size_t) const { return 0; }
   // backward() can add to din[i]; otherwise the planner adds a temporary.
   virtual bool accumulates(std::size_t) const { return false; }
   // backward() always adds to din[i] (scatter): the planner zeroes it first.

@@ -21,8 +21,8 @@ std::unique_ptr<Operation> make_qk_transform(const HeadLayout& layout, bool norm
                                              RotaryPairs pairs,
                                              int sign);                             // qkv, cos, sin
 std::unique_ptr<Operation> make_attention(const HeadLayout& layout, double scale);  // qkv, first keys
-std::unique_ptr<Operation> make_cross_entropy(std::int64_t vocab,
-                                              const Softcap& cap);  // x, head, bias, targets
+std::unique_ptr<Operation> make_cross_entropy(std::int64_t vocab, const Softcap& cap,
+                                              const Fp8Head& fp8);  // x, head, bias, targets
 
 // operations_mix.cpp
 std::unique_ptr<Operation> make_mix(std::vector<MixFactor> factors);  // the terms, then the weights
@@ -30,6 +30,14 @@ std::unique_ptr<Operation> make_columns(std::int64_t first, std::int64_t count);
 std::unique_ptr<Operation> make_with_columns(std::int64_t first, std::int64_t count);  // x, columns
 std::unique_ptr<Operation> make_gate();                                                // x, gates
 std::unique_ptr<Operation> make_previous(std::int64_t context);                        // x
+
+// operations_layers.cpp
+std::unique_ptr<Operation> make_unfold(const Patches& patches);               // x
+std::unique_ptr<Operation> make_pool(PoolKind kind, const Patches& patches);  // x
+std::unique_ptr<Operation> make_reshape(Shape shape);                         // x
+std::unique_ptr<Operation> make_batch_norm(double eps);                       // x, gain, bias
+std::unique_ptr<Operation> make_squared_error();                              // y, target, mask
+std::unique_ptr<Operation> make_class_loss(double smoothing);                 // logits, targets
 
 // Forward fusions: one kernel for two recorded operations, with the backward passes of both unchanged.
 // nullptr when `op` is not of that kind.

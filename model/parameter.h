@@ -9,7 +9,8 @@
 
 namespace spectrain {
 
-// What a parameter is for. Roles, never names or the number of dimensions, decide which optimizer rule applies.
+// What a parameter is for. Roles, never names or the number of dimensions, decide which optimizer rule
+// applies.
 enum class Role : std::uint8_t { embedding, head, hidden, gain, bias, scalar };
 std::string_view name_of(Role role);
 
@@ -35,9 +36,7 @@ struct ParameterInfo {
   std::vector<std::int64_t> splits;
   // Rows that hold real data; rows from here on are padding (vocabulary), stay zero and are not trained.
   std::int64_t logical_rows = 0;
-  std::int64_t logical_numel() const {
-    return shape.rank() == 2 ? logical_rows * shape[1] : shape.numel();
-  }
+  std::int64_t logical_numel() const { return shape.rank() == 2 ? logical_rows * shape[1] : shape.numel(); }
 };
 
 // A parameter with memory, as the optimizer and the checkpoint see it.

@@ -34,6 +34,16 @@ std::uint64_t fingerprint(const std::string& name, const std::vector<std::byte>&
   return h;
 }
 
+// The master values of the largest matrix that is rounded.
+std::size_t rounded_bytes(const std::vector<ParameterInfo>& infos, const std::vector<double>& roundings,
+                          DType master) {
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < infos.size(); ++i)
+    if (roundings[i] > 0)
+      most = std::max(most, static_cast<std::size_t>(infos[i].shape.numel()) * size_of(master));
+  return most;
+}
+
 }  // namespace
 
 Parameters::Parameters(const Tape& tape, Backend& backend, DType compute, bool training, Values values)
@@ -51,11 +61,16 @@ Parameters::Parameters(const Tape& tape, Backend& backend, DType compute, bool t
   if (value_bytes) values_ = backend.allocate(value_bytes, "weights");
   if (training) gradients_ = backend.allocate(layout.bytes, "gradients");
   prepared_.resize(infos_.size());
+  rounded_.resize(infos_.size());
+  rounding_ = training ? roundings(tape) : std::vector<double>(infos_.size(), 0);
+  if (const std::size_t bytes = rounded_bytes(infos_, rounding_, backend.master()))
+    rounded_values_ = backend.allocate(bytes, "a rounded matrix");
   for (std::size_t i = 0; i < infos_.size(); ++i) {
     const ParameterView v = view(i);
     if (has_value_[i]) backend.fill(v.value, 0);
     if (training) backend.fill(v.gradient, 0);
     if (used[i]) prepared_[i] = backend.prepare(has_value_[i] ? v.value : v.gradient, compute, training);
+    if (rounding_[i] > 0) rounded_[i] = backend.prepare(v.gradient, compute, training);
   }
 }
 
@@ -87,6 +102,21 @@ const PreparedMatrix& Parameters::prepared(std::size_t i) const {
   return *prepared_[i];
 }
 
+const PreparedMatrix& Parameters::rounded(std::size_t i) const {
+  if (!rounded_[i])
+    throw std::logic_error(
+        fmt::format("parameter {} takes part in no product of eight-bit floats", infos_[i].name));
+  return *rounded_[i];
+}
+
+void Parameters::prepare(std::size_t i, const Tensor& values) {
+  if (prepared_[i]) backend_.refresh(*prepared_[i], values);
+  if (!rounded_[i]) return;
+  const Tensor rounded = rounded_values_->view(backend_.master(), infos_[i].shape);
+  backend_.round_fp8(Fp8::e4m3, rounding_[i], values, rounded);
+  backend_.refresh(*rounded_[i], rounded);
+}
+
 void Parameters::assign(const std::function<void(std::size_t, const Tensor&)>& fill,
                         const std::function<void(std::size_t, const Tensor&)>& seen) {
   std::unique_ptr<Buffer> memory;  // for values that are not kept
@@ -98,7 +128,7 @@ void Parameters::assign(const std::function<void(std::size_t, const Tensor&)>& f
   for (std::size_t i = 0; i < size(); ++i) {
     const Tensor whole = has_value_[i] ? view(i).value : memory->view(backend_.master(), infos_[i].shape);
     fill(i, whole);
-    if (prepared_[i]) backend_.refresh(*prepared_[i], whole);
+    prepare(i, whole);
     if (seen) seen(i, whole);
   }
 }
@@ -129,12 +159,12 @@ void Parameters::refresh() {
 }
 
 void Parameters::refresh(std::size_t i) {
-  if (prepared_[i] && has_value_[i]) backend_.refresh(*prepared_[i], view(i).value);
+  if (has_value_[i]) prepare(i, view(i).value);
 }
 
 void Parameters::set(std::size_t i, const Tensor& values) {
   if (has_value_[i]) backend_.copy(values, view(i).value);
-  if (prepared_[i]) backend_.refresh(*prepared_[i], values);
+  prepare(i, values);
 }
 
 std::uint64_t Parameters::hash(std::size_t i) const {
@@ -164,8 +194,14 @@ MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const Prog
   for (std::size_t i = 0; i < used.size(); ++i)
     if (used[i])
       m.prepared += backend.prepared_bytes(r.parameters[i].shape, options.compute, options.training);
+  if (options.training) {
+    const std::vector<double> rounding = roundings(tape);
+    for (std::size_t i = 0; i < rounding.size(); ++i)
+      if (rounding[i] > 0) m.prepared += backend.prepared_bytes(r.parameters[i].shape, options.compute, true);
+    m.workspace += rounded_bytes(r.parameters, rounding, master);
+  }
   m.activations = plan.arena_bytes;
-  m.workspace = plan.workspace_bytes + leaf_bytes(tape, master) + backend.working_bytes();
+  m.workspace += plan.workspace_bytes + leaf_bytes(tape, master, options.compute) + backend.working_bytes();
   return m;
 }
 

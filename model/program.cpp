@@ -11,12 +11,20 @@ namespace spectrain {
 
 using Kind = Tape::Recording::Kind;
 
-std::size_t leaf_bytes(const Tape& tape, DType master) {
+namespace {
+
+DType leaf_dtype(const Tape::Recording::ValueInfo& v, DType master, DType compute) {
+  if (v.kind == Kind::constant) return master;
+  return v.real ? compute : DType::i32;
+}
+
+}  // namespace
+
+std::size_t leaf_bytes(const Tape& tape, DType master, DType compute) {
   std::size_t bytes = 0;
   for (const Tape::Recording::ValueInfo& v : tape.recording().values)
     if (v.kind == Kind::input || v.kind == Kind::constant)
-      bytes += align_up(static_cast<std::size_t>(v.shape.numel()) *
-                        size_of(v.kind == Kind::input ? DType::i32 : master));
+      bytes += align_up(static_cast<std::size_t>(v.shape.numel()) * size_of(leaf_dtype(v, master, compute)));
   return bytes;
 }
 
@@ -58,7 +66,8 @@ struct Program::Impl {
   void allocate(const Tape& t) {
     if (plan.arena_bytes) arena = backend.allocate(plan.arena_bytes, "activations");
     if (plan.workspace_bytes) workspace = backend.allocate(plan.workspace_bytes, "workspace");
-    if (const std::size_t bytes = leaf_bytes(t, backend.master())) leaves = backend.allocate(bytes, "inputs");
+    if (const std::size_t bytes = leaf_bytes(t, backend.master(), options.compute))
+      leaves = backend.allocate(bytes, "inputs");
     const Tape::Recording& r = t.recording();
     leaf_tensors.resize(r.values.size());
     std::size_t offset = 0;
@@ -73,8 +82,7 @@ struct Program::Impl {
         parameter_index.push_back(static_cast<std::size_t>(index));
         leaf_tensors[i] = parameters.view(static_cast<std::size_t>(index)).value;
       } else if (v.kind != Kind::result) {
-        leaf_tensors[i] =
-            leaves->view(v.kind == Kind::input ? DType::i32 : backend.master(), v.shape, offset);
+        leaf_tensors[i] = leaves->view(leaf_dtype(v, backend.master(), options.compute), v.shape, offset);
         offset += align_up(leaf_tensors[i].bytes());
         if (v.kind == Kind::input) inputs.emplace(v.name, leaf_tensors[i]);
         if (v.kind == Kind::constant)
@@ -116,10 +124,13 @@ struct Program::Impl {
   void resolve_prepared(const Tape::Recording& r, int node, const Operation& op, Run& run) const {
     const std::vector<int>& in = r.nodes[static_cast<std::size_t>(node)].inputs;
     run.prepared.assign(in.size(), nullptr);
+    run.rounded.assign(in.size(), nullptr);
     for (std::size_t k = 0; k < in.size(); ++k)
       if (in[k] >= 0 && op.prepared_input(k)) {
-        const int declared = r.values[static_cast<std::size_t>(in[k])].index;
-        run.prepared[k] = &parameters.prepared(parameter_index[static_cast<std::size_t>(declared)]);
+        const auto declared = static_cast<std::size_t>(r.values[static_cast<std::size_t>(in[k])].index);
+        run.prepared[k] = &parameters.prepared(parameter_index[declared]);
+        if (options.training && op.rounded_input(k) > 0)
+          run.rounded[k] = &parameters.rounded(parameter_index[declared]);
       }
   }
 
@@ -302,13 +313,32 @@ Program::Program(const Tape& tape, Value losses, Parameters& parameters, const P
 
 Program::~Program() = default;
 
-void Program::set_input(std::string_view name, std::span<const std::int32_t> values) {
+const Tensor& Program::input(std::string_view name, std::size_t values, bool real) const {
   const auto it = impl_->inputs.find(name);
   if (it == impl_->inputs.end()) throw std::logic_error(fmt::format("the program has no input \"{}\"", name));
-  if (static_cast<std::int64_t>(values.size()) != it->second.numel())
+  if (static_cast<std::int64_t>(values) != it->second.numel())
     throw std::logic_error(
-        fmt::format("input \"{}\" takes {} values, {} given", name, it->second.numel(), values.size()));
-  impl_->backend.copy_from_host(it->second, values.data());
+        fmt::format("input \"{}\" takes {} values, {} given", name, it->second.numel(), values));
+  if (real == (it->second.dtype == DType::i32))
+    throw std::logic_error(fmt::format("input \"{}\" takes {}", name, real ? "tokens" : "numbers"));
+  return it->second;
+}
+
+void Program::set_input(std::string_view name, std::span<const std::int32_t> values) {
+  impl_->backend.copy_from_host(input(name, values.size(), false), values.data());
+}
+
+void Program::set_input(std::string_view name, std::span<const float> values) {
+  const Tensor& to = input(name, values.size(), true);
+  if (to.dtype == DType::f32) return impl_->backend.copy_from_host(to, values.data());
+  if (to.dtype == DType::f64) {
+    const std::vector<double> wide(values.begin(), values.end());
+    return impl_->backend.copy_from_host(to, wide.data());
+  }
+  std::vector<bf16> narrow;
+  narrow.reserve(values.size());
+  for (const float x : values) narrow.emplace_back(x);
+  impl_->backend.copy_from_host(to, narrow.data());
 }
 
 void Program::set_hooks(ProgramHooks hooks) { impl_->hooks = std::move(hooks); }

@@ -32,6 +32,7 @@ class Parameters {
   std::vector<ParameterView> views() const;
   int find(std::string_view name) const;  // -1 when there is none
   const PreparedMatrix& prepared(std::size_t i) const;
+  const PreparedMatrix& rounded(std::size_t i) const;  // as products of eight-bit floats read it
   DType compute() const { return compute_; }
   bool has_value(std::size_t i) const { return has_value_[i] != 0; }
 
@@ -50,13 +51,17 @@ class Parameters {
   std::uint64_t hash() const;  // of all, to compare runs
 
  private:
+  void prepare(std::size_t i, const Tensor& values);
+
   Backend& backend_;
   DType compute_;
   std::vector<ParameterInfo> infos_;
   std::vector<std::uint8_t> has_value_;
   std::vector<std::size_t> offsets_, value_offsets_;  // of gradients, of values
   std::unique_ptr<Buffer> values_, gradients_;
-  std::vector<std::unique_ptr<PreparedMatrix>> prepared_;
+  std::vector<std::unique_ptr<PreparedMatrix>> prepared_, rounded_;
+  std::vector<double> rounding_;            // the scale of each rounded matrix; 0: it has none
+  std::unique_ptr<Buffer> rounded_values_;  // the largest of them, before it is prepared
 };
 
 struct ProgramOptions {
@@ -96,6 +101,7 @@ class Program {
   // Writes an input's elements (host memory, i32); throws std::logic_error for an unknown name or wrong
   // count.
   void set_input(std::string_view name, std::span<const std::int32_t> values);
+  void set_input(std::string_view name, std::span<const float> values);  // of a real_input()
 
   void set_hooks(ProgramHooks hooks);
   void forward();
@@ -103,8 +109,8 @@ class Program {
   // (first micro-batch), added otherwise.
   void forward_backward(double gradient_scale, bool accumulate);
 
-  // The same with labels drawn from the model's own distribution in the place of the inputs' targets, which are
-  // overwritten: gradients for estimates of the curvature. Never recorded.
+  // The same with labels drawn from the model's own distribution in the place of the inputs' targets, which
+  // are overwritten: gradients for estimates of the curvature. Never recorded.
   void forward_backward_sampled(double gradient_scale, bool accumulate, const SampledLabels& labels);
 
   // A backend that can record work (kernels/backend.h, record()) does a pass of a kind in the ordinary way
@@ -126,6 +132,7 @@ class Program {
   std::string first_nonfinite();
 
  private:
+  const Tensor& input(std::string_view name, std::size_t values, bool real) const;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -16,8 +16,9 @@ struct Tape::Recording {
     Kind kind = Kind::result;
     Shape shape;
     bool master = false;
-    int index = -1;  // of the parameter or constant
-    int node = -1;   // that produces it
+    bool real = false;  // an input of numbers in the compute dtype, not of tokens
+    int index = -1;     // of the parameter or constant
+    int node = -1;      // that produces it
     std::string name;
   };
   struct Constant {

@@ -43,7 +43,13 @@ Value append(Tape::Recording& r, Tape::Recording::ValueInfo info) {
 }  // namespace
 
 Value Tape::input(std::string_view name, Shape shape) {
-  return append(*recording_, {Recording::Kind::input, shape, false, -1, -1, std::string(name)});
+  return append(*recording_, {Recording::Kind::input, shape, false, false, -1, -1, std::string(name)});
+}
+
+Value Tape::real_input(std::string_view name, Shape shape) {
+  Recording::ValueInfo info{Recording::Kind::input, shape, false, false, -1, -1, std::string(name)};
+  info.real = true;
+  return append(*recording_, std::move(info));
 }
 
 Value Tape::parameter(std::string_view name, Shape shape, Role role, Initializer init,
@@ -65,7 +71,7 @@ Value Tape::parameter(std::string_view name, Shape shape, Role role, Initializer
   const int index = static_cast<int>(r.parameters.size());
   r.parameters.push_back(
       {full, shape, role, init, std::move(splits), logical_rows > 0 ? logical_rows : shape[0]});
-  const Value v = append(r, {Recording::Kind::parameter, shape, true, index, -1, full});
+  const Value v = append(r, {Recording::Kind::parameter, shape, true, false, index, -1, full});
   r.parameter_values.push_back(v.id);
   return v;
 }
@@ -76,7 +82,7 @@ Value Tape::constant(std::string_view name, Shape shape, std::vector<double> val
     throw std::logic_error(fmt::format("constant {} {} given {} values", name, shape.str(), values.size()));
   const int index = static_cast<int>(r.constants.size());
   r.constants.push_back({std::move(values)});
-  return append(r, {Recording::Kind::constant, shape, true, index, -1, std::string(name)});
+  return append(r, {Recording::Kind::constant, shape, true, false, index, -1, std::string(name)});
 }
 
 Value Tape::record(std::unique_ptr<Operation> op, std::vector<Value> inputs) {
@@ -89,7 +95,8 @@ Value Tape::record(std::unique_ptr<Operation> op, std::vector<Value> inputs) {
   const int index = static_cast<int>(r.nodes.size());
   for (const ValueSpec& s : specs) {
     const std::string name = fmt::format("{}{}", r.scope, node.op->name());
-    node.outputs.push_back(append(r, {Recording::Kind::result, s.shape, s.master, -1, index, name}).id);
+    node.outputs.push_back(
+        append(r, {Recording::Kind::result, s.shape, s.master, false, -1, index, name}).id);
   }
   r.nodes.push_back(std::move(node));
   return {r.nodes.back().outputs[0]};
@@ -125,10 +132,24 @@ Value Tape::with_columns(Value x, std::int64_t first, Value v) {
   return record(make_with_columns(first, shape(v).cols()), {x, v});
 }
 Value Tape::gate(Value x, Value gates) { return record(make_gate(), {x, gates}); }
+Value Tape::unfold(Value x, const Patches& patches) { return record(make_unfold(patches), {x}); }
+Value Tape::pool(PoolKind kind, Value x, const Patches& patches) {
+  return record(make_pool(kind, patches), {x});
+}
+Value Tape::reshape(Value x, Shape shape) { return record(make_reshape(shape), {x}); }
+Value Tape::batch_norm(Value x, Value gain, Value bias, double eps) {
+  return record(make_batch_norm(eps), {x, gain, bias});
+}
+Value Tape::squared_error(Value y, Value target, Value mask) {
+  return record(make_squared_error(), {y, target, mask});
+}
+Value Tape::class_loss(Value logits, Value targets, double smoothing) {
+  return record(make_class_loss(smoothing), {logits, targets});
+}
 Value Tape::previous(Value x, std::int64_t context) { return record(make_previous(context), {x}); }
 Value Tape::cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab,
-                          const Softcap& cap) {
-  return record(make_cross_entropy(vocab, cap), {x, head, bias, targets});
+                          const Softcap& cap, const Fp8Head& fp8) {
+  return record(make_cross_entropy(vocab, cap, fp8), {x, head, bias, targets});
 }
 
 Tape::Scope::Scope(Tape& tape, std::string_view name) : tape_(tape), length_(tape.recording_->scope.size()) {

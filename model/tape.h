@@ -26,6 +26,15 @@ struct MixFactor {
   int weight = -1;
 };
 
+// A head whose products are computed with eight-bit floats in training (speedrun #19 onward): x and the
+// weights are read as e4m3(scale x) / scale, the gradient of one token's loss as e5m2(scale g) / scale. 0:
+// not rounded.
+struct Fp8Head {
+  double x_scale = 0, weight_scale = 0, gradient_scale = 0;
+  bool on() const { return x_scale > 0; }
+  bool operator==(const Fp8Head&) const = default;
+};
+
 class Operation;  // operation.h
 
 class Tape {
@@ -36,7 +45,10 @@ class Tape {
   Tape& operator=(Tape&&) noexcept;
 
   // ---- leaves
-  Value input(std::string_view name, Shape shape);  // i32, filled by the caller before each replay
+  // Filled by the caller before each replay: of tokens (i32), and of numbers (compute dtype), whose gradients
+  // nobody wants.
+  Value input(std::string_view name, Shape shape);
+  Value real_input(std::string_view name, Shape shape);
   // Names get the open scopes in front ("h.3." + "qkv"). Declaring a name twice with the same shape returns
   // the same parameter (tied weights); with another shape it throws std::logic_error.
   Value parameter(std::string_view name, Shape shape, Role role, Initializer init,
@@ -65,11 +77,26 @@ class Tape {
   Value with_columns(Value x, std::int64_t first, Value v);
   // y[r, g D + d] = x[r, g D + d] gates[r, g];  x [R,G D], gates [R,G]
   Value gate(Value x, Value gates);
+  // Images lie channels last, [batch * height * width, channels]; a convolution is unfold() and linear() with
+  // filters [out channels, kernel_height kernel_width channels].
+  Value unfold(Value x, const Patches& patches);
+  Value pool(PoolKind kind, Value x, const Patches& patches);
+  // The same numbers in the same order as another matrix: [R,C] as [R', C'], R C = R' C'.
+  Value reshape(Value x, Shape shape);
+  // Over the rows of x [R,C]: y = (x - mean) / sqrt(variance + eps) gain + bias with the batch's own biased
+  // statistics; gain, bias [C] may be empty  (Ioffe, Szegedy 2015)
+  Value batch_norm(Value x, Value gain, Value bias, double eps);
+  // losses[r] = 1/2 sum_c mask (y - target)^2;  y, target [R,C], mask [R,C] may be empty
+  Value squared_error(Value y, Value target, Value mask = {});
+  // losses[r] of small numbers of classes: cross entropy of logits [R,K] (the value, not a head) with the
+  // target (1 - smoothing) [k = targets[r]] + smoothing / K
+  Value class_loss(Value logits, Value targets, double smoothing);
   // y[t] = x[t-1] within each sequence of `context` rows, y[0] = 0
   Value previous(Value x, std::int64_t context);
   // losses [R]; head [V,C]; logits exist only for a chunk of rows at a time. In training the gradients of x
   // and head are made in the same pass. bias [V] may be empty.
-  Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap);
+  Value cross_entropy(Value x, Value head, Value bias, Value targets, std::int64_t vocab, const Softcap& cap,
+                      const Fp8Head& fp8 = {});
 
   // ---- what was recorded
   const std::vector<ParameterInfo>& parameters() const;

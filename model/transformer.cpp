@@ -272,7 +272,7 @@ void set_tokens(Program& program, const TransformerConfig& c, std::span<const st
 Value transformer(Tape& tape, const TransformerConfig& c, std::int64_t batch, std::int64_t context) {
   const HeadInputs h = record_up_to_head(tape, c, batch, context);
   const Value targets = tape.input("targets", {batch * context});
-  return tape.cross_entropy(h.x, h.weight, h.bias, targets, c.vocab, c.softcap);
+  return tape.cross_entropy(h.x, h.weight, h.bias, targets, c.vocab, c.softcap, c.head_fp8);
 }
 
 Value transformer_hidden(Tape& tape, const TransformerConfig& c, std::int64_t batch, std::int64_t context) {

@@ -94,6 +94,8 @@ struct TransformerConfig {
   std::int64_t smear_gate =
       0;  // of the embedding: x[t] += l sigmoid(w x[t]) x[t-1], l, w zero at first (#34)
 
+  Fp8Head head_fp8;  // in training; its validation reads the head as it is       (#19)
+
   bool operator==(const TransformerConfig&) const = default;
 
   // Fills every 0-means-derived field in; throws RequestError with one sentence when the numbers do not fit

@@ -150,6 +150,13 @@ void check_gates(const TransformerConfig& c) {
                       inputs, c.width));
 }
 
+void check_fp8(const Fp8Head& f) {
+  if (f == Fp8Head{}) return;
+  require_positive("head_fp8.x_scale", f.x_scale);
+  require_positive("head_fp8.weight_scale", f.weight_scale);
+  require_positive("head_fp8.gradient_scale", f.gradient_scale);
+}
+
 }  // namespace
 
 TransformerConfig TransformerConfig::resolved() const {
@@ -180,6 +187,7 @@ TransformerConfig TransformerConfig::resolved() const {
   check_layers(c, "layers_without_attention", c.layers_without_attention);
   check_value_mix(c);
   check_gates(c);
+  check_fp8(c.head_fp8);
   return c;
 }
 

@@ -40,6 +40,8 @@ void describe_options(OptionVisitor& v, FinishOptions& o) {
     inside.field("ratio", &o.floor, at_least(0), "least |update| / |weight| before the lr; 0: none");
     inside.field("over", choice(o.measured, kMeasured), {}, "what the norms are of; the brake's too");
   });
+  v.field("smallest_side", &o.smallest_side, within(1, 1048576),
+          "matrix rules leave matrices with a shorter side to the element-wise rule");
   v.field("radial_brake", &o.brake, within(0, 1), "what is left of an update's part that makes W longer");
   v.field("storage", choice(o.storage, kStorages), {},
           "bf16: weights are rounded to bf16 after each update, and the rule's state is bf16 (element-wise "

@@ -46,6 +46,9 @@ struct FinishOptions {
   double brake = 1;  // what is left of the outward part; 1: all
   Measured measured = Measured::tensor;
   StoredAs storage = StoredAs::f32;
+  // Of matrix rules: what has a shorter side is left to the group's element-wise rule, for an orthogonal
+  // factor says little about a sliver.
+  std::int64_t smallest_side = 8;
   bool operator==(const FinishOptions&) const = default;
 };
 void describe_options(OptionVisitor& v, FinishOptions& o);

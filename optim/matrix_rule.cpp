@@ -11,15 +11,16 @@ MatrixRule::MatrixRule(MatrixRuleSettings settings, std::vector<std::unique_ptr<
                        const FinishOptions& finish)
     : settings_(std::move(settings)),
       stages_(std::move(stages)),
-      finish_(finish, settings_.lr, settings_.weight_decay) {
+      finish_(finish, settings_.lr, settings_.weight_decay),
+      smallest_side_(finish.smallest_side) {
   check(finish, settings_.name, settings_.weight_decay);
   check_storage_is_f32(finish, settings_.name);
 }
 
-std::string not_a_matrix(const Shape& part) {
+std::string not_a_matrix(const Shape& part, std::int64_t smallest_side) {
   if (part.rank() != 2) return fmt::format("is {}, not a matrix", part.str());
-  if (std::min(part[0], part[1]) < kSmallestSide)
-    return fmt::format("is {}, a side below {}", part.str(), kSmallestSide);
+  if (std::min(part[0], part[1]) < smallest_side)
+    return fmt::format("is {}, a side below {}", part.str(), smallest_side);
   return {};
 }
 

@@ -69,17 +69,16 @@ inline std::int64_t largest_matrix(std::span<const Shape> batches) {
   return most;
 }
 
-// Of these the update of a matrix is no better than an element-wise one: an orthogonal factor says little
-// about a sliver, and a vector has only one singular value. Returns why, empty where a matrix rule may work.
-inline constexpr std::int64_t kSmallestSide = 8;
-std::string not_a_matrix(const Shape& part);
+// Why a matrix rule should not update this part: it is no matrix, which has more than one singular value, or
+// a side is below smallest_side (FinishOptions). Empty where it may.
+std::string not_a_matrix(const Shape& part, std::int64_t smallest_side = FinishOptions{}.smallest_side);
 
 struct MatrixRuleSettings {
   std::string name, settings;  // for the printed table
   double lr = 0, weight_decay = 0;
   ShapeScale shape_scale = ShapeScale::original;
-  std::function<std::string(const Shape&)> objection = not_a_matrix;  // as in UpdateRule
-  std::function<double(const Shape&)> factor = {};                    // in place of shape_scale's
+  std::function<std::string(const Shape&)> objection = {};  // in place of not_a_matrix
+  std::function<double(const Shape&)> factor = {};          // in place of shape_scale's
 };
 
 class MatrixRule final : public UpdateRule {
@@ -93,7 +92,9 @@ class MatrixRule final : public UpdateRule {
   double lr() const override { return settings_.lr; }
   double weight_decay() const override { return settings_.weight_decay; }
   bool wants_matrices() const override { return true; }
-  std::string objection(const Shape& part) const override { return settings_.objection(part); }
+  std::string objection(const Shape& part) const override {
+    return settings_.objection ? settings_.objection(part) : not_a_matrix(part, smallest_side_);
+  }
   std::vector<StateSlot> state(const Shape& part) const override;
   double flops(const Shape& part) const override;
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
@@ -107,6 +108,7 @@ class MatrixRule final : public UpdateRule {
   MatrixRuleSettings settings_;
   std::vector<std::unique_ptr<MatrixStage>> stages_;
   Finish finish_;
+  std::int64_t smallest_side_;
   Backend* backend_ = nullptr;
   std::vector<std::vector<std::size_t>> batches_;
   std::size_t parts_ = 0;              // in all of them

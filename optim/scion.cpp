@@ -175,7 +175,9 @@ std::unique_ptr<UpdateRule> make_rule(const ScionOptions& o, const FinishOptions
                   o.lmo == Lmo::automatic || o.lmo == Lmo::spectral ? ", " + describe(o.newton_schulz) : "");
   MatrixRuleSettings rule{"scion", settings, o.lr, o.constrained ? 1.0 : 0.0, ShapeScale::none};
   const bool spectral = o.lmo == Lmo::spectral;
-  rule.objection = [spectral](const Shape& part) { return spectral ? not_a_matrix(part) : std::string(); };
+  rule.objection = [spectral, side = finish.smallest_side](const Shape& part) {
+    return spectral ? not_a_matrix(part, side) : std::string();
+  };
   rule.factor = [o](const Shape& part) { return factor_of(lmo_of(o.lmo, part), o.radius, part); };
   return std::make_unique<MatrixRule>(std::move(rule), std::move(stages), finish);
 }

@@ -123,6 +123,13 @@ void describe_speedrun(OptionVisitor& v, TransformerConfig& m) {
           "layers that are an MLP alone");
   v.field("attention_gate", &m.attention_gate, count_from(0),
           "heads times sigmoid(W x[:n]), n this number; 0: no gates");
+  v.section("head_fp8", "the head's products with eight-bit floats, in training", [&](OptionVisitor& inside) {
+    Fp8Head& f = m.head_fp8;
+    inside.field("x_scale", &f.x_scale, at_least(0), "inputs are read as e4m3(x_scale x) / x_scale; 0: off");
+    inside.field("weight_scale", &f.weight_scale, at_least(0), "the weights likewise");
+    inside.field("gradient_scale", &f.gradient_scale, at_least(0),
+                 "gradients of a token's loss as e5m2(gradient_scale g) / gradient_scale");
+  });
   v.field("smear_gate", &m.smear_gate, count_from(0),
           "embeddings += l sigmoid(w x[:n]) times the one before, n this number; 0: no gate");
 }

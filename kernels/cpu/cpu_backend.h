@@ -41,6 +41,7 @@ class CpuBackend final : public Backend {
                              bool accumulate) override;
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override;
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override;
+  void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override;
   void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
               const Tensor& c) override;
   void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) override;
@@ -110,6 +111,9 @@ class CpuBackend final : public Backend {
                     std::int64_t count, bool accumulate) override;
   void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override;
   void fold(const Patches& p, const Tensor& rows, const Tensor& x) override;
+  void pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) override;
+  void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                     const Tensor& dx) override;
 
   // reduction.cpp, random.cpp
   double sum_of_squares(const Tensor& x) override;

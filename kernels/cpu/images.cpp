@@ -72,6 +72,71 @@ void fold_all(int threads, const Patches& p, const Tensor& rows, const Tensor& x
   });
 }
 
+// Where the patch at a place begins, in pixels.
+std::int64_t corner(const Patches& p, std::int64_t place) {
+  const std::int64_t column = place % p.out_width(), line = place / p.out_width() % p.out_height(),
+                     image = place / (p.out_width() * p.out_height());
+  return (image * p.height + line * p.stride) * p.width + column * p.stride;
+}
+
+// body(pixel) for each of the patch at `first`, row by row.
+template <class Body>
+void each_pixel(const Patches& p, std::int64_t first, const Body& body) {
+  for (std::int64_t ky = 0; ky < p.kernel_height; ++ky)
+    for (std::int64_t kx = 0; kx < p.kernel_width; ++kx) body(first + ky * p.width + kx);
+}
+
+template <class T>
+void pool_place(PoolKind kind, const Patches& p, std::int64_t place, const T* x, T* y) {
+  const std::int64_t first = corner(p, place);
+  const float share = 1.0f / static_cast<float>(p.kernel_height * p.kernel_width);
+  for (std::int64_t c = 0; c < p.channels; ++c) {
+    float sum = 0, top = static_cast<float>(x[first * p.channels + c]);
+    each_pixel(p, first, [&](std::int64_t pixel) {
+      const float v = static_cast<float>(x[pixel * p.channels + c]);
+      sum += v;
+      top = v > top || v != v ? v : top;
+    });
+    y[c] = T(kind == PoolKind::mean ? sum * share : top);
+  }
+}
+
+template <class T>
+void pool_place_backward(PoolKind kind, const Patches& p, std::int64_t place, const T* dy, const T* x,
+                         T* dx) {
+  const std::int64_t first = corner(p, place);
+  const float share = 1.0f / static_cast<float>(p.kernel_height * p.kernel_width);
+  for (std::int64_t c = 0; c < p.channels; ++c) {
+    std::int64_t best = first;
+    each_pixel(p, first, [&](std::int64_t pixel) {
+      if (static_cast<float>(x[pixel * p.channels + c]) > static_cast<float>(x[best * p.channels + c]))
+        best = pixel;
+    });
+    const float d = static_cast<float>(dy[c]);
+    each_pixel(p, first, [&](std::int64_t pixel) {
+      dx[pixel * p.channels + c] = T(kind == PoolKind::mean ? d * share : pixel == best ? d : 0.0f);
+    });
+  }
+}
+
+template <class T>
+void pool_all(int threads, PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) {
+  parallel_ranges(threads, p.places(), grain(p.patch()), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) pool_place(kind, p, i, x.as<T>(), y.as<T>() + i * p.channels);
+  });
+}
+
+// Pixels that no patch covers keep a gradient of zero.
+template <class T>
+void pool_all_backward(int threads, PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                       const Tensor& dx) {
+  std::fill_n(dx.as<T>(), dx.numel(), T(0.0f));
+  parallel_ranges(threads, p.places(), grain(p.patch()), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      pool_place_backward(kind, p, i, dy.as<T>() + i * p.channels, x.as<T>(), dx.as<T>());
+  });
+}
+
 }  // namespace
 
 // Floor of both: the rows written, or read, once; the image stays in the cache.
@@ -85,6 +150,21 @@ void CpuBackend::fold(const Patches& p, const Tensor& rows, const Tensor& x) {
   require_compute(x, "fold", "x");
   require_patches(p, x, rows, "fold");
   x.dtype == DType::f32 ? fold_all<float>(threads_, p, rows, x) : fold_all<bf16>(threads_, p, rows, x);
+}
+
+void CpuBackend::pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) {
+  require_compute(x, "pool", "x");
+  require_pool(p, x, y, "pool");
+  x.dtype == DType::f32 ? pool_all<float>(threads_, kind, p, x, y) : pool_all<bf16>(threads_, kind, p, x, y);
+}
+
+void CpuBackend::pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                               const Tensor& dx) {
+  require_compute(dy, "pool_backward", "dy");
+  require_same(x, dx, "pool_backward", "x and dx");
+  require_pool(p, x, dy, "pool_backward");
+  x.dtype == DType::f32 ? pool_all_backward<float>(threads_, kind, p, dy, x, dx)
+                        : pool_all_backward<bf16>(threads_, kind, p, dy, x, dx);
 }
 
 }  // namespace spectrain

@@ -1,5 +1,7 @@
 #include "kernels/cpu/isa/update.h"
 
+#include <type_traits>
+
 #include "kernels/adamw_factors.h"
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -55,6 +57,26 @@ void CpuBackend::apply_update(const Tensor& w, double keep, double step, const T
   parallel_ranges(threads_, w.numel(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
     kernel(pw + begin, k.factor, static_cast<float>(step), at(u, begin), end - begin);
   });
+}
+
+void CpuBackend::round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) {
+  require_compute(x, "round_fp8", "x");
+  require_compute(y, "round_fp8", "y");
+  require(x.numel() == y.numel() && scale > 0, "round_fp8",
+          "x and y of one size, and a scale above 0, are needed");
+  const Fp8Limits limits = limits_of(format);
+  const auto factor = static_cast<float>(scale), back = static_cast<float>(1 / scale);
+  const auto run = [&](const auto* from, auto* to) {
+    using To = std::remove_pointer_t<decltype(to)>;
+    parallel_ranges(threads_, y.numel(), kElementGrain / 4, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        to[i] = To(fp8_rounded(limits, factor * static_cast<float>(from[i])) * back);
+    });
+  };
+  const auto with_target = [&](const auto* from) {
+    y.dtype == DType::f32 ? run(from, y.as<float>()) : run(from, y.as<bf16>());
+  };
+  x.dtype == DType::f32 ? with_target(x.as<float>()) : with_target(x.as<bf16>());
 }
 
 void CpuBackend::axpby(double a, const Tensor& x, double b, const Tensor& y) {

@@ -191,6 +191,8 @@ void CudaBackend::activation(Activation act, const Tensor& x, const Tensor& y) {
         return run(Unary<activate_relu2<M>>{});
       case Activation::sigmoid:
         return run(Unary<activate_sigmoid<M>>{});
+      case Activation::relu:
+        return run(Unary<activate_relu<M>>{});
     }
     throw std::logic_error("activation: unknown activation");
   });
@@ -216,6 +218,8 @@ void CudaBackend::activation_backward(Activation act, const Tensor& dy, const Te
         return run(Backward<slope_relu2<M>>{});
       case Activation::sigmoid:
         return run(Backward<slope_sigmoid<M>>{});
+      case Activation::relu:
+        return run(Backward<slope_relu<M>>{});
     }
     throw std::logic_error("activation_backward: unknown activation");
   });

@@ -76,6 +76,55 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(Sizes s, std::int64_t el
   }
 }
 
+// Where the patch at a place begins, in pixels.
+__device__ inline std::int64_t corner(const Sizes& s, std::int64_t place) {
+  const std::int64_t column = place % s.out_width, line = place / s.out_width % s.out_height,
+                     image = place / s.out_width / s.out_height;
+  return (image * s.height + line * s.stride) * s.width + column * s.stride;
+}
+
+// A thread for each element of y.
+template <bool kMean, class T>
+__global__ void __launch_bounds__(kThreads) pool_kernel(Sizes s, std::int64_t elements, const T* x, T* y) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements;
+       i += step) {
+    const std::int64_t first = corner(s, i / s.channels), c = i % s.channels;
+    float sum = 0, top = static_cast<float>(widen(x[first * s.channels + c]));
+    for (int ky = 0; ky < s.kernel_height; ++ky)
+      for (int kx = 0; kx < s.kernel_width; ++kx) {
+        const float v = static_cast<float>(widen(x[(first + ky * s.width + kx) * s.channels + c]));
+        sum += v;
+        top = v > top || v != v ? v : top;
+      }
+    y[i] = narrow<T>(kMean ? sum * (1.0f / static_cast<float>(s.kernel_height * s.kernel_width)) : top);
+  }
+}
+
+// A thread for each element of dy; dx is zero before.
+template <bool kMean, class T>
+__global__ void __launch_bounds__(kThreads)
+    pool_backward_kernel(Sizes s, std::int64_t elements, const T* dy, const T* x, T* dx) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements;
+       i += step) {
+    const std::int64_t first = corner(s, i / s.channels), c = i % s.channels;
+    const float d = static_cast<float>(widen(dy[i]));
+    std::int64_t best = first;
+    for (int ky = 0; ky < s.kernel_height; ++ky)
+      for (int kx = 0; kx < s.kernel_width; ++kx) {
+        const std::int64_t pixel = first + ky * s.width + kx;
+        if (kMean)
+          dx[pixel * s.channels + c] =
+              narrow<T>(d * (1.0f / static_cast<float>(s.kernel_height * s.kernel_width)));
+        else if (static_cast<float>(widen(x[pixel * s.channels + c])) >
+                 static_cast<float>(widen(x[best * s.channels + c])))
+          best = pixel;
+      }
+    if (!kMean) dx[best * s.channels + c] = narrow<T>(d);
+  }
+}
+
 }  // namespace
 
 void CudaBackend::unfold(const Patches& p, const Tensor& x, const Tensor& rows) {
@@ -95,6 +144,31 @@ void CudaBackend::fold(const Patches& p, const Tensor& rows, const Tensor& x) {
     using T = Element<decltype(to)>;
     launch(stream_, {blocks_for((x.numel() + kThreads - 1) / kThreads), kThreads}, fold_kernel<T>, Sizes(p),
            x.numel(), static_cast<const T*>(rows.as<T>()), to);
+  });
+}
+
+void CudaBackend::pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) {
+  require_pool(p, x, y, "pool");
+  if (y.numel() == 0) return;
+  with_compute(x, "pool", [&](auto* from) {
+    using T = Element<decltype(from)>;
+    launch(stream_, {blocks_for((y.numel() + kThreads - 1) / kThreads), kThreads},
+           kind == PoolKind::mean ? pool_kernel<true, T> : pool_kernel<false, T>, Sizes(p), y.numel(),
+           static_cast<const T*>(from), y.as<T>());
+  });
+}
+
+void CudaBackend::pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                                const Tensor& dx) {
+  require_same(x, dx, "pool_backward", "x and dx");
+  require_pool(p, x, dy, "pool_backward");
+  fill(dx, 0);
+  if (dy.numel() == 0) return;
+  with_compute(dy, "pool_backward", [&](auto* from) {
+    using T = Element<decltype(from)>;
+    launch(stream_, {blocks_for((dy.numel() + kThreads - 1) / kThreads), kThreads},
+           kind == PoolKind::mean ? pool_backward_kernel<true, T> : pool_backward_kernel<false, T>, Sizes(p),
+           dy.numel(), static_cast<const T*>(from), static_cast<const T*>(x.as<T>()), dx.as<T>());
   });
 }
 

@@ -91,6 +91,22 @@ void require_f32(const Tensor& t, const char* kernel, const char* name, std::int
   require_vector(t, DType::f32, n, n == 0, kernel, name);
 }
 
+template <class X, class Y>
+struct RoundFp8 {
+  Fp8Limits limits;
+  float factor, back;
+  const X* x;
+  Y* y;
+  template <int N>
+  __device__ void some(std::int64_t i) const {
+    Pack<X, N> in = load_some<N>(x + i);
+    Pack<Y, N> out;
+    for (int k = 0; k < N; ++k)
+      out.v[k] = narrow<Y>(fp8_rounded(limits, factor * static_cast<float>(widen(in.v[k]))) * back);
+    store_some(y + i, out);
+  }
+};
+
 }  // namespace
 
 void CudaBackend::adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
@@ -150,6 +166,18 @@ void CudaBackend::apply_update(const Tensor& w, double keep, double step, const 
       start(ApplyUpdate<true, U>{});
     else
       start(ApplyUpdate<false, U>{});
+  });
+}
+
+void CudaBackend::round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) {
+  require(x.numel() == y.numel() && scale > 0, "round_fp8",
+          "x and y of one size, and a scale above 0, are needed");
+  with_compute(x, "round_fp8", [&](auto* px) {
+    with_compute(y, "round_fp8", [&](auto* py) {
+      const RoundFp8<Element<decltype(px)>, Element<decltype(py)>> body{
+          limits_of(format), static_cast<float>(scale), static_cast<float>(1 / scale), px, py};
+      launch_elementwise(*this, body, y.numel(), aligned_for(4, px) && aligned_for(4, py));
+    });
   });
 }
 

@@ -5,8 +5,8 @@
 namespace spectrain {
 namespace {
 
-constexpr Activation kAll[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2,
-                               Activation::sigmoid};
+constexpr Activation kAll[] = {Activation::none,  Activation::gelu,    Activation::gelu_tanh,
+                               Activation::relu2, Activation::sigmoid, Activation::relu};
 constexpr DType kDTypes[] = {DType::f32, DType::bf16};
 constexpr std::int64_t kSizes[] = {1, 5, 7, 100, 769, 70001};
 

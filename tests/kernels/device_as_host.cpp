@@ -80,6 +80,9 @@ class DeviceAsHost final : public Backend {
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override {
     call([&](Call& c) { device_->linear_backward_weight(c(dy), c(x), c(dw), accumulate); });
   }
+  void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override {
+    call([&](Call& c) { device_->round_fp8(format, scale, c(x), c(y)); });
+  }
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override {
     call([&](Call& c) { device_->bias_gradient(c(dy), c(db), accumulate); });
   }
@@ -230,6 +233,13 @@ class DeviceAsHost final : public Backend {
   }
   void scatter_rows(const Tensor& y, const Tensor& indices, const Tensor& x) override {
     call([&](Call& c) { device_->scatter_rows(c(y), c(indices), c(x)); });
+  }
+  void pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) override {
+    call([&](Call& c) { device_->pool(kind, p, c(x), c(y)); });
+  }
+  void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                     const Tensor& dx) override {
+    call([&](Call& c) { device_->pool_backward(kind, p, c(dy), c(x), c(dx)); });
   }
   void unfold(const Patches& p, const Tensor& x, const Tensor& rows) override {
     call([&](Call& c) { device_->unfold(p, c(x), c(rows)); });

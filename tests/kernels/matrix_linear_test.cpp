@@ -44,7 +44,8 @@ TEST_P(MatrixLinear, ForwardIsTheFloat64Product) {
 }
 
 TEST_P(MatrixLinear, ActivationIsExactlyTheOneThatFollows) {
-  for (Activation act : {Activation::gelu, Activation::gelu_tanh, Activation::relu2, Activation::sigmoid}) {
+  for (Activation act :
+       {Activation::gelu, Activation::gelu_tanh, Activation::relu2, Activation::sigmoid, Activation::relu}) {
     if (!on_cpu() && act == Activation::gelu_tanh && out() == DType::bf16) continue;  // the next test
     for (const Size& s : {Size{1, 1, 3}, {30, 70, 40}, {13, 800, 5}}) {
       Operand x(s.r, s.k, compute(), 1), w(s.n, s.k, DType::f32, 2), bias(1, s.n, DType::f32, 3);

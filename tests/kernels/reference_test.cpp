@@ -51,8 +51,8 @@ class ReferenceGradients : public ::testing::Test {
 };
 
 TEST_F(ReferenceGradients, Activations) {
-  for (const Activation act :
-       {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2, Activation::sigmoid}) {
+  for (const Activation act : {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu2,
+                               Activation::sigmoid, Activation::relu}) {
     const Tensor x = random({40}), dy = random({40}), y = make({40}), dx = make({40});
     const auto f = [&] {
       ref_.activation(act, x, y);

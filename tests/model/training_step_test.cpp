@@ -277,8 +277,8 @@ TEST(TrainingStep, FusedOperationsEqualTheirParts) {
   for (const DType compute : {DType::f64, DType::f32, DType::bf16}) {
     Backend& backend = compute == DType::f64 ? *reference : *cpu;
     for (const NormKind kind : {NormKind::layer, NormKind::rms}) {
-      for (const Activation act :
-           {Activation::gelu, Activation::gelu_tanh, Activation::relu2, Activation::sigmoid}) {
+      for (const Activation act : {Activation::gelu, Activation::gelu_tanh, Activation::relu2,
+                                   Activation::sigmoid, Activation::relu}) {
         std::vector<Gradients> results;
         for (const bool apart : {true, false}) {
           ModelRun model(backend, {.compute = compute}, [&](Tape& t) { return block(t, kind, act, apart); });

@@ -129,6 +129,20 @@ void ReferenceBackend::axpby(double a, const Tensor& x, double b, const Tensor& 
   for (std::int64_t i = 0; i < x.numel(); ++i) put(y, i, a * get(x, i) + (b == 0 ? 0 : b * get(y, i)));
 }
 
+// The nearest number of the format by its definition: multiples of a step that doubles with the exponent.
+void ReferenceBackend::round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) {
+  const int mantissa = format == Fp8::e4m3 ? 3 : 2, lowest = format == Fp8::e4m3 ? -6 : -14;
+  const double largest = format == Fp8::e4m3 ? 448 : 57344;
+  for (std::int64_t i = 0; i < x.numel(); ++i) {
+    const double z = scale * get(x, i);
+    int exponent = 0;
+    std::frexp(z, &exponent);  // z = f 2^exponent, 1/2 <= |f| < 1
+    const double step = std::ldexp(1.0, std::max(exponent - 1, lowest) - mantissa);
+    const double rounded = std::isnan(z) ? z : std::clamp(std::nearbyint(z / step) * step, -largest, largest);
+    put(y, i, rounded / scale);
+  }
+}
+
 // ---- reductions
 
 double ReferenceBackend::sum_of_squares(const Tensor& x) {

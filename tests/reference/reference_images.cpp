@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
 #include "tests/reference/reference_backend.h"
 
 namespace spectrain {
@@ -31,6 +35,34 @@ void ReferenceBackend::fold(const Patches& p, const Tensor& rows, const Tensor& 
   fill(x, 0);
   each_pair(p,
             [&](std::int64_t row, std::int64_t pixel) { x.as<double>()[pixel] += rows.as<double>()[row]; });
+}
+
+void ReferenceBackend::pool(PoolKind kind, const Patches& p, const Tensor& x, const Tensor& y) {
+  fill(y, kind == PoolKind::mean ? 0 : -INFINITY);
+  const double share = 1 / static_cast<double>(p.kernel_height * p.kernel_width);
+  each_pair(p, [&](std::int64_t row, std::int64_t pixel) {
+    double& to = y.as<double>()[row / p.patch() * p.channels + row % p.channels];
+    const double from = x.as<double>()[pixel];
+    to = kind == PoolKind::mean ? to + share * from : std::isnan(from) ? from : std::max(to, from);
+  });
+}
+
+void ReferenceBackend::pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
+                                     const Tensor& dx) {
+  fill(dx, 0);
+  const double share = 1 / static_cast<double>(p.kernel_height * p.kernel_width);
+  std::vector<double> top(static_cast<std::size_t>(dy.numel()), -INFINITY);
+  std::vector<std::int64_t> place(top.size(), 0);
+  each_pair(p, [&](std::int64_t row, std::int64_t pixel) {
+    const auto at = static_cast<std::size_t>(row / p.patch() * p.channels + row % p.channels);
+    if (kind == PoolKind::mean) dx.as<double>()[pixel] += share * dy.as<double>()[at];
+    if (x.as<double>()[pixel] > top[at]) {
+      top[at] = x.as<double>()[pixel];
+      place[at] = pixel;
+    }
+  });
+  if (kind == PoolKind::mean) return;
+  for (std::size_t i = 0; i < top.size(); ++i) dx.as<double>()[place[i]] += dy.as<double>()[i];
 }
 
 }  // namespace spectrain

@@ -26,6 +26,8 @@ double apply(Activation act, double x) {
       return x > 0 ? x * x : 0;
     case Activation::sigmoid:
       return sigmoid(x);
+    case Activation::relu:
+      return x > 0 ? x : 0;
   }
   throw std::logic_error("unknown activation");
 }
@@ -46,6 +48,8 @@ double derivative(Activation act, double saved) {
       return 2 * std::sqrt(saved);
     case Activation::sigmoid:
       return saved * (1 - saved);
+    case Activation::relu:
+      return saved > 0 ? 1 : 0;
   }
   throw std::logic_error("unknown activation");
 }

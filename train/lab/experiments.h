@@ -10,13 +10,23 @@
 // folder.
 // clang-format off
 #define SPECTRAIN_EXPERIMENTS(X) \
+  X(mode_race) \
+  X(mode_race_random) \
+  X(mode_race_depth) \
+  X(routing) \
+  X(routing_ablations) \
+  X(spurious_pixel) \
   X(one_step_threshold) \
   X(long_run_stability) \
   X(kronecker_curvature) \
+  X(step_sizes) \
   X(memory_noiseless) \
   X(memory_imbalance) \
   X(memory_scaling) \
   X(memory_alignment) \
+  X(long_tail) \
+  X(airbench) \
+  X(small_convnet) \
   X(cost_accounting) \
   X(momentum_variants) \
   X(decay_bound) \
