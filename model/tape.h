@@ -24,6 +24,9 @@ struct Value {
 struct MixFactor {
   double constant = 0, slope = 1;
   int weight = -1;
+  static MixFactor one() { return {1, 0, -1}; }
+  static MixFactor of(int weight) { return {0, 1, weight}; }
+  static MixFactor rest_of(int weight) { return {1, -1, weight}; }  // 1 - w
 };
 
 // A head whose products are computed with eight-bit floats in training (speedrun #19 onward): x and the

@@ -17,6 +17,7 @@ namespace spectrain {
 namespace {
 
 using Scope = Tape::Scope;
+using Factor = MixFactor;
 
 // What is the same in every layer of one recording.
 struct Recorder {
@@ -108,20 +109,15 @@ Value Recorder::value_mix(Value qkv, std::int64_t layer) {
   Value other = first_values;
   if (c.value_mix != ValueMix::first_layer) {
     const std::int64_t table = c.value_tables[static_cast<std::size_t>(layer)];
-    if (table >= 0) {
-      const Value rows = value_table(table, width);
-      other = t.embedding(tokens, rows, {}, layout.context);
-    } else {
-      other = {};
-    }
+    other = table < 0 ? Value{} : t.embedding(tokens, value_table(table, width), {}, layout.context);
   }
   Value mixed;
   if (c.value_mix == ValueMix::scaled_table) {
     const Value own = scalar("value_scale", 0.5);
-    mixed = other ? t.mix({v, other}, {{0, 1, 0}, {0, 1, 1}}, {own, scalar("table_scale", 0.5)})
-                  : t.mix({v}, {{0, 1, 0}}, {own});
+    mixed = other ? t.mix({v, other}, {Factor::of(0), Factor::of(1)}, {own, scalar("table_scale", 0.5)})
+                  : t.mix({v}, {Factor::of(0)}, {own});
   } else {
-    mixed = t.mix({v, other}, {{1, -1, 0}, {0, 1, 0}}, {scalar("value_mix", 0.5)});
+    mixed = t.mix({v, other}, {Factor::rest_of(0), Factor::of(0)}, {scalar("value_mix", 0.5)});
   }
   return t.with_columns(qkv, first, mixed);
 }
@@ -136,7 +132,7 @@ Value Recorder::gates(std::string_view name, Value x, std::int64_t inputs, std::
 Value Recorder::smeared(Value x) {
   const Scope in(t, "smear");
   const Value before = t.gate(t.previous(x, layout.context), gates("gate", x, c.smear_gate, 1));
-  return t.mix({x, before}, {{1, 0, -1}, {0, 1, 0}}, {scalar("factor", 0)});
+  return t.mix({x, before}, {Factor::one(), Factor::of(0)}, {scalar("factor", 0)});
 }
 
 Value Recorder::attention(Value x, std::int64_t layer) {
@@ -199,10 +195,11 @@ Value Recorder::trunk(Value wte) {
   for (std::int64_t layer = 0; layer < c.layers; ++layer) {
     const Scope in(t, "h", layer);
     if (c.skips && layer >= c.layers - static_cast<std::int64_t>(skips.size())) {
-      x = t.mix({x, skips.back()}, {{1, 0, -1}, {0, 1, 0}}, {scalar("skip", 1)});
+      x = t.mix({x, skips.back()}, {Factor::one(), Factor::of(0)}, {scalar("skip", 1)});
       skips.pop_back();
     }
-    if (c.x0_lambdas) x = t.mix({x, x0}, {{0, 1, 0}, {0, 1, 1}}, {scalar("lambda", 1), scalar("lambda0", 0)});
+    if (c.x0_lambdas)
+      x = t.mix({x, x0}, {Factor::of(0), Factor::of(1)}, {scalar("lambda", 1), scalar("lambda0", 0)});
     if (!contains(c.layers_without_attention, layer)) {
       Value mixed = attention(normalize("norm1", x), layer);
       if (c.attention_residual_factor != 1) mixed = t.scale(mixed, c.attention_residual_factor);
