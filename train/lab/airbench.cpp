@@ -133,21 +133,24 @@ class Airbench final : public Experiment {
             "of the first group; the second and third have four times as many");
     v.field("epochs", &epochs_, count_from(1), "over all training images");
     v.field("seeds", &seeds_, within(1, 200), "of each rule");
-    v.field("sgd_lr", &sgd_lr_, above_only(0), "of SGD on the filters");
+    v.field("sgd_lr", &sgd_lr_, above_only(0),
+            "of SGD on the filters, which is tried at a third and at three times of it too");
   }
   Outcome run(const Surroundings& s) override;
 
  private:
-  OptimizerConfig rules(bool muon, std::int64_t steps) const;
-  double train(const Surroundings& s, const Examples& train_set, const Examples& test_set, bool muon,
+  OptimizerConfig rules(double sgd_lr, std::int64_t steps) const;
+  double train(const Surroundings& s, const Examples& train_set, const Examples& test_set, double sgd_lr,
                std::uint64_t seed);
   double tested(Classifier& net, const Examples& test_set) const;
   Shape94 shape_;
   std::int64_t width_ = 64, epochs_ = 8, seeds_ = 1;
-  double sgd_lr_ = 0.24;
+  double sgd_lr_ =
+      0.0015;  // about airbench94's 11.5 for 1024 examples and a momentum of .85, as a sum takes it
 };
 
-OptimizerConfig Airbench::rules(bool muon, std::int64_t steps) const {
+// sgd_lr: of the filters; 0: Muon.
+OptimizerConfig Airbench::rules(double sgd_lr, std::int64_t steps) const {
   OptimizerConfig c;
   c.steps = steps;
   const auto sgd = [](std::vector<Role> roles, double lr, double decay) {
@@ -155,7 +158,7 @@ OptimizerConfig Airbench::rules(bool muon, std::int64_t steps) const {
         std::move(roles), "sgd",
         {{"lr", text(lr)}, {"momentum", "0.85"}, {"nesterov", "true"}, {"weight_decay", text(decay)}});
   };
-  if (muon) {
+  if (sgd_lr == 0) {
     c.groups.push_back(group({Role::hidden}, "muon",
                              {{"lr", "0.24"},
                               {"momentum", "0.6"},
@@ -164,7 +167,7 @@ OptimizerConfig Airbench::rules(bool muon, std::int64_t steps) const {
                               {"newton_schulz.steps", "3"}}));
     c.groups[0].finish.constraint = Constraint::hyperball;
   } else {
-    c.groups.push_back(sgd({Role::hidden}, sgd_lr_, 0));
+    c.groups.push_back(sgd({Role::hidden}, sgd_lr, 0));
   }
   // Decay wd / lr with wd = 2e-6 batch, as the original enters it; the loss is a sum over the batch.
   const double decay = 2e-6 * static_cast<double>(shape_.batch);
@@ -207,14 +210,14 @@ double Airbench::tested(Classifier& net, const Examples& test_set) const {
   return static_cast<double>(right) / static_cast<double>(test_set.count());
 }
 
-double Airbench::train(const Surroundings& s, const Examples& train_set, const Examples& test_set, bool muon,
-                       std::uint64_t seed) {
+double Airbench::train(const Surroundings& s, const Examples& train_set, const Examples& test_set,
+                       double sgd_lr, std::uint64_t seed) {
   shape_.widths[0] = width_;
   shape_.widths[1] = shape_.widths[2] = 4 * width_;
   const std::int64_t per_epoch = train_set.count() / shape_.batch, steps = per_epoch * epochs_;
   Classifier net(
       s.backend, {shape_.batch, kSide * kSide * 3, kClasses, 0.2, true},
-      [this](Tape& t, Value x) { return logits94(t, x, shape_); }, rules(muon, steps), seed);
+      [this](Tape& t, Value x) { return logits94(t, x, shape_); }, rules(sgd_lr, steps), seed);
   net.network().set("whiten", whitening(s.backend, train_set));
   std::int64_t in = 24;
   for (int g = 0; g < 3; ++g)
@@ -273,33 +276,44 @@ Outcome Airbench::run(const Surroundings& s) {
   Outcome out;
   const bool whole = train_set.count() == 50000 && test_set.count() == 10000 && width_ == 64 &&
                      epochs_ == 8 && shape_.batch == 2000;
-  double mean[2] = {}, squares[2] = {};
-  for (const int muon : {1, 0}) {
-    s.say(muon ? "Muon" : "SGD");
+  struct Rate {
+    std::string name;
+    double sgd_lr, mean = 0, squares = 0;
+  };
+  std::vector<Rate> rates{{"Muon", 0}};
+  for (const double factor : {1.0 / 3, 1.0, 3.0})
+    rates.push_back({fmt::format("SGD, lr {:.2g},", factor * sgd_lr_), factor * sgd_lr_});
+  double muon = 0, best_sgd = 0;
+  for (Rate& r : rates) {
+    s.say(r.name);
     for (std::int64_t k = 0; k < seeds_; ++k) {
-      const double accuracy =
-          train(s, train_set, test_set, muon == 1, s.seed + static_cast<std::uint64_t>(k));
-      mean[muon] += accuracy / static_cast<double>(seeds_);
-      squares[muon] += accuracy * accuracy / static_cast<double>(seeds_);
+      const double accuracy = train(s, train_set, test_set, r.sgd_lr, s.seed + static_cast<std::uint64_t>(k));
+      r.mean += accuracy / static_cast<double>(seeds_);
+      r.squares += accuracy * accuracy / static_cast<double>(seeds_);
     }
-    Measurement m{fmt::format("test accuracy, {} on the filters", muon ? "Muon" : "SGD"),
-                  mean[muon],
-                  std::sqrt(std::max(0.0, squares[muon] - mean[muon] * mean[muon])),
+    Measurement m{fmt::format("test accuracy, {} on the filters", r.name),
+                  r.mean,
+                  std::sqrt(std::max(0.0, r.squares - r.mean * r.mean)),
                   static_cast<int>(seeds_),
                   {},
                   "",
                   ""};
-    if (whole && muon) {
-      m.expected = 0.9401;
-      m.expected_from = "the record, 200 runs";
+    if (r.sgd_lr > 0) {
+      best_sgd = std::max(best_sgd, r.mean);
+    } else {
+      muon = r.mean;
+      if (whole) {
+        m.expected = 0.9401;
+        m.expected_from = "the record, 200 runs";
+      }
     }
     out.measurements.push_back(m);
   }
   std::vector<Check> checks{{"SGD on the filters ends below Muon",
-                             fmt::format("{:.3f} against {:.3f}", mean[0], mean[1]), mean[0] < mean[1]}};
+                             fmt::format("{:.3f} at best against {:.3f}", best_sgd, muon), best_sgd < muon}};
   if (whole)
-    checks.push_back({"the mean with Muon lies in 93.8 to 94.2 %", fmt::format("{:.2f} %", 100 * mean[1]),
-                      mean[1] >= 0.938 && mean[1] <= 0.942});
+    checks.push_back({"the mean with Muon lies in 93.8 to 94.2 %", fmt::format("{:.2f} %", 100 * muon),
+                      muon >= 0.938 && muon <= 0.942});
   else
     out.notes.push_back(fmt::format(
         "Reduced: {} training and {} test images, widths {}, {}, {}, batches of {}, {} epochs; the record's "
