@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/random.h"
 #include "train/lab/experiment.h"
+#include "train/lab/judge.h"
 #include "train/lab/network.h"
 
 // E1 to E3: how fast the singular modes of a deep linear network grow under gradient descent and under
@@ -107,21 +107,6 @@ GroupConfig newton_schulz(double lr) {
                 {"shape_scale", "none"},
                 {"newton_schulz.coefficients", "keller"},
                 {"newton_schulz.steps", "5"}});
-}
-
-// The slope of ln(time) against ln(s): least squares.
-double slope(const std::vector<double>& s, const std::vector<double>& t) {
-  double mx = 0, my = 0, xy = 0, xx = 0;
-  const auto n = static_cast<double>(s.size());
-  for (std::size_t i = 0; i < s.size(); ++i) {
-    mx += std::log(s[i]) / n;
-    my += std::log(t[i]) / n;
-  }
-  for (std::size_t i = 0; i < s.size(); ++i) {
-    xy += (std::log(s[i]) - mx) * (std::log(t[i]) - my);
-    xx += (std::log(s[i]) - mx) * (std::log(s[i]) - mx);
-  }
-  return xy / xx;
 }
 
 double largest_error(const std::vector<double>& measured, const std::vector<double>& expected) {
@@ -319,7 +304,7 @@ Outcome RandomModeRace::run(const Surroundings& s) {
       line.x.push_back(race.modes[k - 1]);
       line.y.push_back(t);
     }
-    const double measured = slope(line.x, line.y);
+    const double measured = log_slope(line.x, line.y);
     const bool all = line.x.size() == which;
     out.measurements.push_back(
         {fmt::format("slope of log time against log s, {}", runner.name), measured, 0, 1, {}, "", ""});
