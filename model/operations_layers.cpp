@@ -1,7 +1,6 @@
-#include <fmt/format.h>
-
 #include <span>
 
+#include "model/operation_parts.h"
 #include "model/operations.h"
 
 // Operations of networks that are not transformers: images, batch norm, other losses. All are made of the
@@ -9,30 +8,6 @@
 
 namespace spectrain {
 namespace {
-
-DType master_of(DType compute) { return compute == DType::f64 ? DType::f64 : DType::f32; }
-std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-void require_fit(bool fits, std::string_view operation, const std::vector<Shape>& in) {
-  if (fits) return;
-  std::string shapes;
-  for (const Shape& s : in) shapes += " " + s.str();
-  throw std::logic_error(fmt::format("{}: inputs{} do not fit", operation, shapes));
-}
-
-// Pieces of the workspace, one after the other.
-class Pieces {
- public:
-  explicit Pieces(const Run& r) : next_(static_cast<std::byte*>(r.workspace.data)) {}
-  Tensor take(DType dtype, Shape shape) {
-    const Tensor t{next_, dtype, shape};
-    next_ += aligned(t.bytes());
-    return t;
-  }
-
- private:
-  std::byte* next_;
-};
 
 class Unfold final : public Operation {
  public:
@@ -165,7 +140,7 @@ class BatchNorm final : public Operation {
   bool accumulates(std::size_t) const override { return true; }
   std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType, bool,
                               std::size_t) const override {
-    return 2 * aligned(static_cast<std::size_t>(in[0].cols()) * size_of(master_of(compute)));
+    return 2 * Pieces::room(static_cast<std::size_t>(in[0].cols()) * size_of(master_of(compute)));
   }
 
  private:
@@ -253,8 +228,8 @@ class ClassLoss final : public Operation {
   bool is_loss() const override { return true; }
   std::size_t workspace_bytes(const std::vector<Shape>& in, DType, DType, bool, std::size_t) const override {
     // logits, gradients and targets in dtypes of up to 8 bytes, and two vectors of losses
-    return 3 * aligned(static_cast<std::size_t>(in[0].numel()) * 8) +
-           2 * aligned(static_cast<std::size_t>(in[0].rows()) * 8);
+    return 3 * Pieces::room(static_cast<std::size_t>(in[0].numel()) * 8) +
+           2 * Pieces::room(static_cast<std::size_t>(in[0].rows()) * 8);
   }
 
  private:

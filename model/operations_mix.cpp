@@ -1,7 +1,6 @@
-#include <fmt/format.h>
-
 #include <optional>
 
+#include "model/operation_parts.h"
 #include "model/operations.h"
 
 // Operations that put values together: weighted sums, parts of rows, gates, the row before. They are made of
@@ -9,22 +8,6 @@
 
 namespace spectrain {
 namespace {
-
-std::size_t size_of_master(DType compute) { return compute == DType::f64 ? 8 : 4; }
-DType master_of(DType compute) { return compute == DType::f64 ? DType::f64 : DType::f32; }
-
-// A piece of the workspace, aligned as a cache line.
-Tensor piece(const Run& r, std::size_t offset, Shape shape) {
-  return {static_cast<std::byte*>(r.workspace.data) + offset, master_of(r.compute), shape};
-}
-std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-void require_fit(bool fits, std::string_view operation, const std::vector<Shape>& in) {
-  if (fits) return;
-  std::string shapes;
-  for (const Shape& s : in) shapes += " " + s.str();
-  throw std::logic_error(fmt::format("{}: inputs{} do not fit", operation, shapes));
-}
 
 class Mix final : public Operation {
  public:
@@ -97,7 +80,7 @@ class Mix final : public Operation {
   }
   // d w (+)= sum over its terms of slope sum(dout x)
   void weight_gradient(const Run& r, std::size_t w) const {
-    const Tensor sum = piece(r, 0, Shape{1});
+    const Tensor sum = Pieces(r).take(master_of(r.compute), Shape{1});
     if (!r.accumulate[w]) r.backend->fill(r.din[w], 0);
     for (std::size_t i = 0; i < factors_.size(); ++i) {
       if (factors_[i].weight < 0 || factors_.size() + static_cast<std::size_t>(factors_[i].weight) != w)
@@ -190,16 +173,18 @@ class Gate final : public Operation {
     return {{in[0], false}};
   }
   void forward(const Run& r) const override {
-    const Tensor gates = wide_gates(r);
+    Pieces pieces(r);
+    const Tensor gates = wide_gates(r, pieces);
     r.backend->evaluate(forward_, {}, {groups(r.in[0], gates), groups(r.out[0], gates), gates});
   }
   void backward(const Run& r) const override {
-    const Tensor gates = wide_gates(r);
+    Pieces pieces(r);
+    const Tensor gates = wide_gates(r, pieces);
     if (r.din[0])
       r.backend->evaluate(r.accumulate[0] ? added_ : forward_, {},
                           {groups(r.dout[0], gates), groups(r.din[0], gates), gates});
     if (!r.din[1]) return;
-    const Tensor sums = piece(r, aligned(gates.bytes()), gates.shape);
+    const Tensor sums = pieces.take(gates.dtype, gates.shape);
     r.backend->reduce(along_, {}, {groups(r.dout[0], gates), groups(r.in[0], gates)}, Extent::rows, sums);
     r.backend->copy(sums, r.din[1]);
   }
@@ -207,12 +192,12 @@ class Gate final : public Operation {
   bool accumulates(std::size_t i) const override { return i == 0; }
   std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType, bool,
                               std::size_t) const override {
-    return 2 * aligned(static_cast<std::size_t>(in[1].numel()) * size_of_master(compute));
+    return 2 * Pieces::room(static_cast<std::size_t>(in[1].numel()) * size_of(master_of(compute)));
   }
 
  private:
-  static Tensor wide_gates(const Run& r) {
-    const Tensor gates = piece(r, 0, Shape{r.in[1].numel()});
+  static Tensor wide_gates(const Run& r, Pieces& pieces) {
+    const Tensor gates = pieces.take(master_of(r.compute), Shape{r.in[1].numel()});
     r.backend->copy(r.in[1], gates);
     return gates;
   }
