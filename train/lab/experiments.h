@@ -25,12 +25,14 @@
   X(memory_scaling) \
   X(memory_alignment) \
   X(long_tail) \
+  X(token_frequency) \
   X(airbench) \
   X(small_convnet) \
   X(cost_accounting) \
   X(momentum_variants) \
   X(decay_bound) \
-  X(critical_batch)
+  X(critical_batch) \
+  X(critical_batch_gpt)
 // clang-format on
 
 namespace spectrain::lab {

@@ -5,6 +5,7 @@
 
 #include "train/lab/classifier.h"
 #include "train/lab/experiment.h"
+#include "train/lab/synthetic.h"
 
 // E15: linear classification with a long tail of classes. Class k of 400 is drawn with probability ~ k^-1.5
 // and lies around its own prototype, a unit vector of 256 numbers, with noise .6. Which rule learns the rare
@@ -13,59 +14,7 @@
 namespace spectrain::lab {
 namespace {
 
-constexpr std::int64_t kClasses = 400, kWidth = 256, kBatch = 512;
-
-class Prototypes {
- public:
-  explicit Prototypes(std::uint64_t seed) {
-    double total = 0;
-    for (std::int64_t k = 0; k < kClasses; ++k) {
-      std::vector<double> v;
-      double norm = 0;
-      for (std::int64_t i = 0; i < kWidth; ++i) {
-        v.push_back(
-            normal_at({seed, stream_of("prototypes")}, static_cast<std::uint64_t>(k * kWidth + i), 0, 1));
-        norm += v.back() * v.back();
-      }
-      for (const double x : v) mean_.push_back(x / std::sqrt(norm));
-      total += std::pow(static_cast<double>(k + 1), -1.5);
-      cumulative_.push_back(total);
-    }
-    for (double& c : cumulative_) c /= total;
-  }
-  // `count` examples of the classes' own frequencies.
-  Examples draw(std::int64_t count, RandomKey key) const {
-    Examples e;
-    e.width = kWidth;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const double u = uniform_at({key.seed, key.stream + 1}, static_cast<std::uint64_t>(i), 0, 1);
-      const auto k = std::min<std::int64_t>(
-          kClasses - 1, std::upper_bound(cumulative_.begin(), cumulative_.end(), u) - cumulative_.begin());
-      add(e, k, key, i);
-    }
-    return e;
-  }
-  // As many of each class from `first` on to `last`.
-  Examples balanced(std::int64_t first, std::int64_t last, std::int64_t each, RandomKey key) const {
-    Examples e;
-    e.width = kWidth;
-    std::int64_t i = 0;
-    for (std::int64_t k = first; k < last; ++k)
-      for (std::int64_t n = 0; n < each; ++n) add(e, k, key, i++);
-    return e;
-  }
-
- private:
-  void add(Examples& e, std::int64_t k, RandomKey key, std::int64_t i) const {
-    constexpr double kNoise = 0.6;
-    for (std::int64_t j = 0; j < kWidth; ++j)
-      e.x.push_back(static_cast<float>(mean_[static_cast<std::size_t>(k * kWidth + j)]) +
-                    normal_at(key, static_cast<std::uint64_t>(i * kWidth + j), 0,
-                              static_cast<float>(kNoise / std::sqrt(static_cast<double>(kWidth)))));
-    e.label.push_back(static_cast<std::int32_t>(k));
-  }
-  std::vector<double> mean_, cumulative_;
-};
+constexpr std::int64_t kClasses = Prototypes::kClasses, kWidth = Prototypes::kWidth, kBatch = 512;
 
 class LongTail final : public Experiment {
  public:
@@ -182,6 +131,11 @@ Outcome LongTail::run(const Surroundings& s) {
     head_gap = std::max(head_gap, std::abs(head[3][k] - head[0][k]));
     lead = std::max(lead, tail[3][k] - tail[2][k]);
   }
+  out.notes.push_back(
+      "Head are the 100 most frequent classes, each counted alike: the last of them is drawn once in 2,500 "
+      "examples. An independent implementation had every rule above 99 % on its head, whose extent it does "
+      "not "
+      "give; on these 100 classes SGD is still behind after 100 steps.");
   out.claims.push_back({claims()[0],
                         {{"after 100 steps Muon is 40 points or more above SGD on the tail",
                           fmt::format("{:.1f} points", 100 * gap), gap >= 0.4},

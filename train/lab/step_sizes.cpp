@@ -5,6 +5,7 @@
 
 #include "train/lab/classifier.h"
 #include "train/lab/experiment.h"
+#include "train/lab/synthetic.h"
 
 // E10: accuracy against the learning rate, over five orders of magnitude, for SGD and Muon with momentum .9,
 // with and without batch norm. Data: Gaussian inputs with deviations that fall from 3 to .3, classes given by
@@ -13,36 +14,7 @@
 namespace spectrain::lab {
 namespace {
 
-constexpr std::int64_t kInputs = 64, kClasses = 10, kBatch = 250;
-
-// Labels are what a random perceptron 64-128-10 says.
-Examples teacher_data(std::int64_t count, RandomKey key, RandomKey teacher) {
-  Examples e;
-  e.width = kInputs;
-  std::uint64_t at = 0;
-  std::vector<double> hidden(128), out(kClasses);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::size_t first = e.x.size();
-    for (std::int64_t k = 0; k < kInputs; ++k) {
-      const double deviation = 3 * std::pow(10.0, -static_cast<double>(k) / (kInputs - 1));
-      e.x.push_back(normal_at(key, at++, 0, static_cast<float>(deviation)));
-    }
-    for (std::size_t h = 0; h < hidden.size(); ++h) {
-      double sum = 0;
-      for (std::size_t k = 0; k < kInputs; ++k)
-        sum += static_cast<double>(normal_at(teacher, h * kInputs + k, 0, 1)) *
-               static_cast<double>(e.x[first + k]);
-      hidden[h] = std::max(0.0, sum);
-    }
-    for (std::size_t c = 0; c < kClasses; ++c) {
-      out[c] = 0;
-      for (std::size_t h = 0; h < hidden.size(); ++h)
-        out[c] += static_cast<double>(normal_at(teacher, 100000 + c * hidden.size() + h, 0, 1)) * hidden[h];
-    }
-    e.label.push_back(static_cast<std::int32_t>(std::max_element(out.begin(), out.end()) - out.begin()));
-  }
-  return e;
-}
+constexpr std::int64_t kInputs = kTeacherInputs, kClasses = kTeacherClasses, kBatch = 250;
 
 struct Sweep {
   double first_epoch = 0, end = 0;  // accuracy on the test set

@@ -2,14 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <numeric>
 #include <string>
 
+#include "kernels/error.h"
+#include "tests/train/lab/check_outcome.h"
 #include "tests/train/scratch_directory.h"
+#include "train/checksum.h"
 #include "train/lab/classifier.h"
 #include "train/lab/configured_experiment.h"
 #include "train/lab/convnets.h"
+#include "train/lab/synthetic.h"
 
 // What the experiments on networks are made of, and the smallest of them.
 
@@ -110,19 +115,68 @@ TEST(LabClassifier, LearnsWhatCanBeLearned) {
   }
 }
 
+std::uint64_t hash_of(const Examples& e) {
+  Checksum sum;
+  sum.update(e.x.data(), e.x.size() * sizeof(float));
+  sum.update(e.label.data(), e.label.size() * sizeof(std::int32_t));
+  return sum.digest();
+}
+
+TEST(LabData, MadeUpExamplesAreGolden) {
+  const Prototypes classes(1);
+  EXPECT_EQ(hash_of(classes.draw(100, {1, 1000})), 0x6f3f5e0df71b9dfbull);
+  EXPECT_EQ(hash_of(classes.balanced(100, 103, 7, {1, 5})), 0xf18314ae216e0d49ull);
+  EXPECT_EQ(hash_of(teacher_data(100, {1, 2}, {1, 3})), 0x203b72d6d18c04c4ull);
+  EXPECT_NE(hash_of(classes.draw(100, {1, 1000})), hash_of(classes.draw(100, {1, 1002})));
+}
+
+// The frequencies of the classes, and examples that lie around their class's prototype.
+TEST(LabData, ClassesOfALongTail) {
+  const Prototypes classes(3);
+  EXPECT_NEAR(classes.probability(0) / classes.probability(99), 1000, 1e-6);
+  const Examples e = classes.draw(20000, {3, 1});
+  std::vector<double> counts(Prototypes::kClasses, 0);
+  for (const std::int32_t label : e.label) ++counts[static_cast<std::size_t>(label)];
+  for (const std::int64_t k : {0, 1, 9}) {
+    const double expected = 20000 * classes.probability(k);
+    EXPECT_NEAR(counts[static_cast<std::size_t>(k)], expected, 5 * std::sqrt(expected)) << k;
+  }
+  const Examples one = classes.balanced(7, 8, 4000, {3, 2});
+  double squares = 0;
+  for (std::int64_t j = 0; j < Prototypes::kWidth; ++j) {
+    double mean = 0;
+    for (std::int64_t i = 0; i < one.count(); ++i)
+      mean += static_cast<double>(one.x[static_cast<std::size_t>(i * Prototypes::kWidth + j)]) / 4000;
+    squares += mean * mean;
+  }
+  EXPECT_NEAR(squares, 1, 0.01) << "the prototype is a unit vector";
+}
+
+// A part that quick runs of `lab` do not end in a second or two is made smaller still.
 class NetworkExperiments : public testing::Test {
  protected:
-  std::map<std::string, Verdict> verdicts(const std::string& id, const std::string& options) {
+  std::map<std::string, Verdict> verdicts(const std::string& id, const std::string& options,
+                                          bool quick = false, bool all_numbers = true) {
     put_contents(dir_ / "changed.yaml",
                  "base: " SPECTRAIN_SOURCE_DIR "/configs/lab/" + id + ".yaml\nid: " + id + "\n" + options);
-    const ConfiguredExperiment e = read_experiment(dir_ / "changed.yaml", false);
-    const Surroundings s{*backend_, false, 1, "", [](const std::string&) {}};
+    const ConfiguredExperiment e = read_experiment(dir_ / "changed.yaml", quick);
+    const char* given = std::getenv("SPECTRAIN_DATA");
+    const Surroundings s{*backend_, quick, 1, given ? given : SPECTRAIN_SOURCE_DIR "/../shared/data",
+                         [](const std::string&) {}};
+    const Outcome out = e.experiment->run(s);
+    check_complete(*e.experiment, out, all_numbers);
     std::map<std::string, Verdict> result;
-    for (const ClaimResult& c : e.experiment->run(s).claims) {
-      EXPECT_FALSE(c.checks.empty());
-      result[c.claim.id] = c.verdict();
-    }
+    for (const ClaimResult& c : out.claims) result[c.claim.id] = c.verdict();
     return result;
+  }
+  // The same for one that reads data sets, which may not be there.
+  void run_with_data(const std::string& id, const std::string& options) {
+    try {
+      EXPECT_FALSE(verdicts(id, options, true).empty());
+    } catch (const RequestError& e) {
+      if (std::string(e.what()).starts_with("no ")) GTEST_SKIP() << e.what();
+      throw;
+    }
   }
   ScratchDirectory dir_;
   std::unique_ptr<Backend> backend_ = make_cpu_backend();
@@ -134,7 +188,8 @@ TEST_F(NetworkExperiments, TheRaceOfModes) {
   EXPECT_EQ(v.at("e1.growth"), Verdict::holds);
   EXPECT_EQ(v.at("e1.together"), Verdict::does_not_hold);
   // Stopped before gradient descent has learned anything: no half-times, and the claim is not granted.
-  EXPECT_EQ(verdicts("e1", small + "descent_steps: 10\n").at("e1.growth"), Verdict::holds_in_part);
+  EXPECT_EQ(verdicts("e1", small + "descent_steps: 10\n", false, false).at("e1.growth"),
+            Verdict::holds_in_part);
 }
 
 TEST_F(NetworkExperiments, Routing) {
@@ -142,6 +197,42 @@ TEST_F(NetworkExperiments, Routing) {
   EXPECT_TRUE(v.contains("e4.bias"));
   EXPECT_TRUE(v.contains("e4.muon"));
 }
+
+TEST_F(NetworkExperiments, StepSizes) {
+  EXPECT_EQ(verdicts("e10", "quick: {examples: 1000, epochs: 2}\n", true).size(), 3u);
+}
+
+TEST_F(NetworkExperiments, LongTail) {
+  const auto v = verdicts("e15", "", true);
+  EXPECT_EQ(v.at("e15.adam"), Verdict::does_not_hold);
+  EXPECT_EQ(v.size(), 2u);
+}
+
+const std::string kOwnText = "text: " SPECTRAIN_SOURCE_DIR "/configs/README.md\n";
+
+TEST_F(NetworkExperiments, TokenFrequency) {
+  const auto v =
+      verdicts("e16", kOwnText + "quick: {vocab: 300, context: 32, steps: 12, held_out: 512}\n", true);
+  EXPECT_EQ(v.size(), 2u);
+}
+
+TEST_F(NetworkExperiments, CriticalBatchOfAGpt) {
+  const std::string small =
+      kOwnText +
+      "quick: {vocab: 300, width: 32, context: 32, batches: [4, 8, 16], base_batch: 8, tokens: "
+      "4096, held_out: 512, target: 5.6}\n";
+  EXPECT_EQ(verdicts("e23", small, true).size(), 3u);
+  EXPECT_THROW(verdicts("e23", small + "batches: [4, 8, 8]\nbase_batch: 4\n"), RequestError);
+  EXPECT_THROW(verdicts("e23", small + "batches: [4, 8, 16]\nbase_batch: 5\n"), RequestError);
+}
+
+TEST_F(NetworkExperiments, SpuriousPixel) {
+  run_with_data("e6", "quick: {images: 1000, test_images: 200, descent_steps: 50, muon_steps: 50}\n");
+}
+
+TEST_F(NetworkExperiments, Airbench) { run_with_data("e17", "quick: {images: 500, test_images: 125}\n"); }
+
+TEST_F(NetworkExperiments, SmallConvnet) { run_with_data("e18", "quick: {steps: 4, test_images: 128}\n"); }
 
 }  // namespace
 }  // namespace spectrain::lab

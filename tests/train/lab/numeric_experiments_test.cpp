@@ -3,10 +3,10 @@
 
 #include <cmath>
 #include <map>
-#include <set>
 #include <string>
 
 #include "kernels/error.h"
+#include "tests/train/lab/check_outcome.h"
 #include "tests/train/scratch_directory.h"
 #include "train/lab/configured_experiment.h"
 #include "train/lab/own_rule.h"
@@ -36,27 +36,6 @@ class NumericExperiments : public testing::Test {
     for (const ClaimResult& c : run(id, options).claims)
       result[c.claim.id.substr(c.claim.id.find('.') + 1)] = c.verdict();
     return result;
-  }
-
-  static void check_complete(const Experiment& e, const Outcome& out, bool physical) {
-    std::set<std::string> claimed, judged, names;
-    for (const Claim& c : e.claims()) claimed.insert(c.id);
-    for (const ClaimResult& c : out.claims) {
-      judged.insert(c.claim.id);
-      EXPECT_FALSE(c.checks.empty()) << c.claim.id;
-      EXPECT_FALSE(c.claim.refuted_by.empty()) << c.claim.id;
-    }
-    EXPECT_EQ(claimed, judged) << "every claim is judged";
-    EXPECT_FALSE(out.measurements.empty());
-    for (const Measurement& m : out.measurements) {
-      if (physical) {
-        EXPECT_TRUE(std::isfinite(m.value)) << m.name;
-      }
-      EXPECT_TRUE(names.insert(m.name).second) << m.name << " is there twice";
-    }
-    for (const Picture& p : out.pictures)
-      for (const Series& line : p.series)
-        EXPECT_EQ(line.x.size(), line.y.size()) << p.title << ", " << line.name;
   }
 
   ScratchDirectory dir_;
