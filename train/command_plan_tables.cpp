@@ -68,12 +68,14 @@ std::string run_rows(const RunConfig& c) {
     text += row("steps", "none yet", "give train.steps or train.tokens");
   } else {
     const double flops = static_cast<double>(count(c.model.resolved(), c.batch.context).flops_per_token) *
-                         static_cast<double>(c.batch.tokens) * static_cast<double>(steps);
+                         static_cast<double>(c.batch.tokens) * static_cast<double>(c.last_step());
     text += row("steps", grouped(steps),
                 c.train.steps > 0 ? "train.steps"
                                   : fmt::format("ceil({} / {}), train.tokens / batch.tokens",
                                                 grouped(c.train.tokens), grouped(c.batch.tokens)));
-    text += row("tokens", grouped(steps * c.batch.tokens), "steps x batch.tokens");
+    if (c.last_step() < steps) text += row("stops after", grouped(c.train.stop), "train.stop");
+    text += row("tokens", grouped(c.last_step() * c.batch.tokens),
+                c.last_step() < steps ? "train.stop x batch.tokens" : "steps x batch.tokens");
     text += row("FLOPs", fmt::format("{:.4g}", flops), "tokens x FLOPs per token");
   }
   text += row("sequences per step", grouped(c.sequences_per_step()),

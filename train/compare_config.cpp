@@ -200,6 +200,11 @@ void check_comparable(const std::vector<NamedConfig>& configs) {
   std::map<std::vector<std::string>, std::string> known;
   FlatConfig first;
   for (const NamedConfig& named : configs) {
+    if (named.config.last_step() < named.config.steps())
+      throw RequestError(
+          fmt::format("{}: train.stop is {} in variant \"{}\"; runs are compared at the end of their "
+                      "schedules, so leave it out",
+                      named.place, named.config.train.stop, named.variant));
     const FlatConfig values = compared_values(named.config, known);
     if (first.empty()) first = values;
     for (const auto& [key, value] : values)

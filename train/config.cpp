@@ -15,6 +15,15 @@ std::int64_t RunConfig::steps() const {
   return train.tokens / batch.tokens + (train.tokens % batch.tokens != 0);
 }
 
+std::int64_t RunConfig::last_step() const { return train.stop > 0 ? std::min(train.stop, steps()) : steps(); }
+
+bool RunConfig::validates(std::int64_t step) const {
+  const ValidationSection& v = train.validate;
+  const bool in_tail = v.tail > 0 && static_cast<double>(step) >= (1 - v.tail) * static_cast<double>(steps());
+  return step == 0 || step == last_step() || (v.every > 0 && step % v.every == 0) ||
+         (in_tail && step % v.tail_every == 0);
+}
+
 std::int64_t RunConfig::sequences_per_step() const { return batch.tokens / batch.context; }
 
 double RunConfig::loss_scale() const {

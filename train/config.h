@@ -58,6 +58,8 @@ struct ComputeSection {
 struct ValidationSection {
   std::int64_t every = 125;        // steps; 0: only before the first and after the last step
   std::int64_t tokens = 10485760;  // per validation; 0: the whole validation set
+  double tail = 0;                 // share of the schedule, at its end, with more validations
+  std::int64_t tail_every = 25;    // steps
   bool operator==(const ValidationSection&) const = default;
 };
 
@@ -74,6 +76,7 @@ enum class LossOver : std::uint8_t { mean, sum };
 struct TrainSection {
   std::int64_t steps = 0;   // exactly one of steps and tokens is given
   std::int64_t tokens = 0;  // steps = ceil(tokens / batch.tokens)
+  std::int64_t stop = 0;    // steps after which the run ends where its schedule goes on; 0: with it
   LossOver loss = LossOver::mean;
   ValidationSection validate;
   CheckpointSection checkpoint;
@@ -113,7 +116,9 @@ struct RunConfig {
   DiagnosticsSection diagnostics;
   DistributedSection distributed;
 
-  std::int64_t steps() const;  // of the whole run: train.steps, or ceil(train.tokens / batch.tokens)
+  std::int64_t steps() const;      // of the schedule: train.steps, or ceil(train.tokens / batch.tokens)
+  std::int64_t last_step() const;  // steps(), or train.stop
+  bool validates(std::int64_t step) const;  // before step 0, by train.validate, and after last_step()
   std::int64_t sequences_per_step() const;  // batch.tokens / batch.context
   double loss_scale() const;                // factor on the sum of a step's losses whose gradient is taken
   // Sequences in memory at a time: batch.micro_batch, or, where that is 0, the largest divisor of

@@ -209,6 +209,8 @@ void describe(OptionVisitor& v, ScheduleConfig& s) {
 void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
   v.field("steps", &s.steps, count_from(0), "length of the run; or give tokens");
   v.field("tokens", &s.tokens, count_from(0), "length of the run: steps = ceil(tokens / batch.tokens)");
+  v.field("stop", &s.stop, count_from(0),
+          "steps after which the run ends where its schedule goes on; 0: with the schedule");
   v.field("loss", choice(s.loss, kLosses), {},
           "over the tokens of a step, for gradients: a sum makes them batch.tokens times as large, before "
           "clipping");
@@ -217,6 +219,9 @@ void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
     inside.field("every", &s.validate.every, count_from(0),
                  "steps; 0: only before the first and after the last");
     inside.field("tokens", &s.validate.tokens, count_from(0), "of each validation; 0: the whole set");
+    inside.field("tail", &s.validate.tail, within(0, 1),
+                 "share of the steps, at the end, with more validations");
+    inside.field("tail_every", &s.validate.tail_every, count_from(1), "steps between these");
   });
   v.section("checkpoint", "saved states", [&](OptionVisitor& inside) {
     inside.field("every", &s.checkpoint.every, count_from(0), "steps; 0: only at the end");

@@ -51,7 +51,7 @@ Diagnostics::Diagnostics(Backend& backend, Collectives& collectives, const Param
       collectives_(collectives),
       optimizer_(optimizer),
       section_(config.diagnostics),
-      steps_(config.steps()) {
+      last_(config.last_step()) {
   const std::vector<const ParameterInfo*> infos = infos_of(parameters);
   // Names are checked where nothing is measured, too: somebody will switch it on.
   matrices_ = chosen_matrices(infos, section_.matrices);
@@ -118,7 +118,7 @@ void Diagnostics::take_memory() {
 }
 
 bool Diagnostics::due(std::int64_t step) const {
-  return section_.every > 0 && (step % section_.every == 0 || step == steps_);
+  return section_.every > 0 && (step % section_.every == 0 || step == last_);
 }
 
 void Diagnostics::remember_weights() {

@@ -60,7 +60,7 @@ class Diagnostics {
   Collectives& collectives_;
   const DistributedOptimizer& optimizer_;
   DiagnosticsSection section_;
-  std::int64_t steps_;
+  std::int64_t last_;  // step of the run
   std::vector<MeasuredGroup> groups_;
   std::vector<MeasuredPart> parts_;
   std::vector<ChosenMatrix> matrices_;

@@ -34,6 +34,7 @@ Trainer::Trainer(const TrainRequest& request, Collectives& collectives, const La
       config_(configuration_of(request)),
       own_(share_of_rank(config_, collectives.ranks())),
       steps_(config_.steps()),
+      last_(config_.last_step()),
       count_(count(config_.model, config_.batch.context)),
       first_lr_(config_.optimizer.groups.front().rule.make(config_.optimizer.groups.front().finish)->lr()),
       backend_(&backend) {
@@ -134,22 +135,17 @@ void Trainer::begin_metrics() {
 
 void Trainer::print_start() const {
   fmt::print("{}: {:.2f}M parameters, {} steps of {} tokens ({}{} x {} sequences of {}), {} on {}{}\n",
-             config_.run.name, static_cast<double>(count_.parameters) / 1e6, steps_, config_.batch.tokens,
+             config_.run.name, static_cast<double>(count_.parameters) / 1e6, last_, config_.batch.tokens,
              several() ? fmt::format("{} ranks x ", collectives_.ranks()) : "", micro_batches(),
              session_->micro_batch(), config_.batch.context, name_of(config_.compute.precision),
              several() ? fmt::format("{} ranks ({}) of ", collectives_.ranks(), collectives_.name()) : "",
              backend_->description());
   fmt::print("data: {:.1f}M training tokens in {} files, {:.1f} epochs; {:.1f}M validation tokens\n",
              static_cast<double>(data_->tokens()) / 1e6, data_->files(),
-             static_cast<double>(tokens_after(steps_)) /
+             static_cast<double>(tokens_after(last_)) /
                  static_cast<double>(data_->windows() * config_.batch.context),
              static_cast<double>(validation_->tokens()) / 1e6);
   fmt::print("{}", optimizer_->describe());
-}
-
-bool Trainer::validates(std::int64_t step) const {
-  const std::int64_t every = config_.train.validate.every;
-  return step == 0 || step == steps_ || (every > 0 && step % every == 0);
 }
 
 bool Trainer::validated(std::int64_t step) const {
@@ -204,7 +200,7 @@ void Trainer::measure(std::int64_t step) {
 void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
   ProgressState state;
   state.step = step;
-  state.steps = steps_;
+  state.steps = last_;
   state.tokens = tokens_after(step);
   state.loss = last_loss_;
   if (!validations_.empty()) state.val_loss = validations_.back().loss;
@@ -212,7 +208,7 @@ void Trainer::show(std::int64_t step, double lr, double tokens_per_second) {
   state.tokens_per_second = tokens_per_second;
   state.share_of_peak = tokens_per_second * static_cast<double>(count_.flops_per_token) / peak_;
   const double per_step = (clock_.seconds() - session_seconds_) / static_cast<double>(step - first_step_);
-  state.seconds_left = per_step * static_cast<double>(steps_ - step);
+  state.seconds_left = per_step * static_cast<double>(last_ - step);
   progress_->update(state);
 }
 
@@ -252,9 +248,9 @@ void Trainer::run() {
   session_seconds_ = clock_.seconds();
   const InterruptGuard guard;
   std::int64_t step = first_step_;
-  while (step < steps_ && !stopped()) {
+  while (step < last_ && !stopped()) {
     // A resumed run may have the validation of its first step already.
-    if (validates(step) && !validated(step)) validate(step);
+    if (config_.validates(step) && !validated(step)) validate(step);
     const std::int64_t check = config_.distributed.check_every;
     if (check > 0 && step > first_step_ && step % check == 0) optimizer_->compare_weights(step);
     const bool measures = diagnostics_->due(step + 1);
@@ -266,14 +262,14 @@ void Trainer::run() {
     ++step;
     if (measures && last_skipped_ != step) measure(step);
     const std::int64_t every = config_.train.checkpoint.every;
-    if (every > 0 && step % every == 0 && step < steps_) save(step);
+    if (every > 0 && step % every == 0 && step < last_) save(step);
   }
-  if (step == steps_ && !validated(step)) validate(step);
+  if (step == last_ && !validated(step)) validate(step);
   optimizer_->compare_weights(step);
   if (last_saved_ != step) save(step);
   if (!first()) return;
   progress_->finish();
-  if (step < steps_) fmt::print("interrupted after step {}; saved, go on with --resume\n", step);
+  if (step < last_) fmt::print("interrupted after step {}; saved, go on with --resume\n", step);
   print_end(step);
   if (speedrun_) write_speedrun_log();
 }

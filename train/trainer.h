@@ -40,7 +40,6 @@ class Trainer {
   void run();  // to the end, or to the first interrupt; throws Error when the run fails
 
  private:
-  bool validates(std::int64_t step) const;
   double progress(std::int64_t step) const;  // 0 at the first step, 1 after the last
   void validate(std::int64_t step);          // Error when the loss is not finite
   void measure(std::int64_t step);
@@ -89,9 +88,10 @@ class Trainer {
   std::string run_path() const { return fmt::format("{}/{}", config_.run.directory, config_.run.name); }
 
   Collectives& collectives_;
-  RunConfig config_;  // as it was read
-  RunConfig own_;     // this rank's: its micro-batch and threads
-  std::int64_t steps_;
+  RunConfig config_;    // as it was read
+  RunConfig own_;       // this rank's: its micro-batch and threads
+  std::int64_t steps_;  // of the schedule
+  std::int64_t last_;   // where the run ends
   ModelCount count_;
   double first_lr_;  // of the first group, before the schedule: what progress lines show
   std::unique_ptr<TokenLoader> data_, validation_;

@@ -28,7 +28,7 @@ void Trainer::begin_speedrun() {
   r.hardware = backend_->description();
   r.started = utc_now();
   r.ranks = collectives_.ranks();
-  r.steps = steps_;
+  r.steps = last_;
   r.validation_tokens = std::min(config_.train.validate.tokens, there);
   r.target = config_.train.target;
   if (first()) fmt::print("speedrun: validation on {}\n", speedrun_validation(r.validation_tokens));

@@ -113,6 +113,10 @@ TEST_F(CompareConfig, RefusesToCompareWhatDiffers) {
     EXPECT_NO_THROW(
         CompareState(plan("variants:\n  - name: first\n  - name: second\n    set:\n      " + set + "\n")));
   }
+  EXPECT_THAT(
+      message_of<RequestError>(
+          [&] { CompareState(plan("variants:\n  - name: v\n    set:\n      train.stop: 10\n")); }),
+      HasSubstr("train.stop is 10 in variant \"v\"; runs are compared at the end of their schedules"));
   // On the grid too.
   EXPECT_THAT(message_of<RequestError>([&] {
                 CompareState(plan(

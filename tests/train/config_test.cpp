@@ -321,7 +321,7 @@ TEST_F(Config, WrittenAndReadAgainIsTheSame) {
     c.batch = {640, 64, 5};
     c.data.order = DataOrder::sequential, c.data.layout_ranks = 5, c.data.document_token = 999;
     if (c.data.layout != DataLayout::documents) c.data.document_length = 0;
-    c.train.tokens = 0, c.train.validate.tokens = 640;
+    c.train.tokens = 0, c.train.stop = 0, c.train.validate.tokens = 640;
     c.optimizer.steps = c.steps();
     for (const bool comments : {false, true})
       ASSERT_EQ(load_config(write("r.yaml", to_yaml(c, comments)), {}), c) << "seed " << seed << "\n"

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/error.h"
@@ -82,6 +83,28 @@ TEST(Training, TheEffectiveConfigurationReproducesTheRun) {
   train(tiny.directory("first") + "/config.yaml", named("other", {"run.seed=6"}));
   EXPECT_NE(metrics, timeless_metrics(tiny.directory("other")));
   EXPECT_NE(newest_saved(tiny.checkpoints("first")).model, newest_saved(tiny.checkpoints("other")).model);
+}
+
+TEST(Training, StopsBeforeItsScheduleDoes) {
+  const TinyRun tiny;
+  train(tiny.config(), named("whole"));
+  train(tiny.config(), named("part", {"train.stop=12"}));
+  const std::vector<double> whole = train_losses(tiny, "whole"), part = train_losses(tiny, "part");
+  ASSERT_EQ(part.size(), 12u);
+  EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin())) << "rates are those of the whole schedule";
+  EXPECT_EQ(validations(tiny, "part").back().step, 12);
+  // What was left out can be had later; a stop after the end is none.
+  train(tiny.config(), named("part", {"train.stop=99"}), Existing::resume);
+  EXPECT_EQ(train_losses(tiny, "part"), whole);
+}
+
+TEST(Training, ValidatesMoreOftenInTheTail) {
+  const TinyRun tiny;
+  train(tiny.config(), named("tail", {"train.validate.every=10", "train.validate.tail=0.25",
+                                      "train.validate.tail_every=2"}));
+  std::vector<std::int64_t> steps;
+  for (const MetricsLine& l : validations(tiny, "tail")) steps.push_back(l.step);
+  EXPECT_EQ(steps, (std::vector<std::int64_t>{0, 10, 16, 18, 20}));
 }
 
 TEST(Training, MicroBatchesChangeNothingButRounding) {
