@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/error.h"
 #include "train/lab/experiments.h"
 #include "train/lab/judge.h"
 #include "train/lab/language.h"
@@ -106,7 +107,7 @@ class CriticalBatchGpt final : public Experiment {
   std::int64_t base_batch_ = 32, tokens_ = 500'000, validations_ = 40, held_out_ = 16384;
   int newton_schulz_steps_ = 3;
   double target_ = 5;
-  double adamw_lrs_[3] = {0.001, 0.003, 0.01}, muon_lrs_[3] = {0.005, 0.01, 0.02},
+  double adamw_lrs_[3] = {0.001, 0.003, 0.01}, muon_lrs_[3] = {0.003, 0.01, 0.03},
          decays_[3] = {0, 0.01, 0.1};
   double momenta_[6] = {0.7, 0.8, 0.9, 0.95, 0.99, 0.999};
   double adamw_lr_ = 0;  // the best, found first
@@ -215,7 +216,10 @@ std::vector<Ended> CriticalBatchGpt::over_batches(const Surroundings& s, const L
 std::vector<Check> CriticalBatchGpt::large(const std::vector<Ended>& adamw,
                                            const std::vector<Ended>& muon) const {
   double behind = -std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < muon.size(); ++i) behind = std::max(behind, muon[i].loss - adamw[i].loss);
+  for (std::size_t i = 0; i < muon.size(); ++i) {
+    const double here = muon[i].loss - adamw[i].loss;
+    behind = std::isnan(here) ? here : std::max(behind, here);
+  }
   return {no_more("most that Muon's loss lies above AdamW's, of all batches", behind, 0.02, "nats"),
           no_less(fmt::format("Muon's lead at the largest batch, {} sequences", batches_.back()),
                   adamw.back().loss - muon.back().loss, 0.2, "nats")};
@@ -242,6 +246,7 @@ std::vector<Check> CriticalBatchGpt::critical(const std::vector<Ended>& muon) {
 
 Outcome CriticalBatchGpt::run(const Surroundings& s) {
   check();
+  runs_.clear();
   s.say("reading and tokenizing the text");
   const LanguageText text = read_language_text(s.data, text_, text_bytes_, vocab_);
   Outcome out;
@@ -311,6 +316,8 @@ Outcome CriticalBatchGpt::run(const Surroundings& s) {
       "{} tokens of training a run, sequences of {}, rates AdamW {} and Muon {} at a batch of {}, times "
       "sqrt(batch / {}); the target is {}.",
       tokens_, context_, adamw.lr, muon.lr, base_batch_, base_batch_, target_));
+  if (adamw.lr != adamw_lrs_[1] || muon.lr != muon_lrs_[1])
+    out.notes.emplace_back("A best rate lies at the edge of those tried: others might do better.");
   return out;
 }
 

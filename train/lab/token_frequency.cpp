@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/error.h"
 #include "train/lab/experiments.h"
 #include "train/lab/judge.h"
 #include "train/lab/language.h"
@@ -182,11 +183,12 @@ Outcome TokenFrequency::run(const Surroundings& s) {
       const bool muon = muons == Muons::all;
       Trained t = train(s, text, counts, options(muons, muon ? 1 : lr, muon ? lr : 1, s.seed), name);
       out.measurements.push_back(measured("validation loss, " + name, t.loss));
-      if (rate == 0 || t.loss < best.loss) {
+      if (std::isfinite(t.loss) && (rate == 0 || t.loss < best.loss)) {
         best = std::move(t);
         rate = lr;
       }
     }
+    if (rate == 0) throw RequestError(fmt::format("token-frequency: {} diverges at every rate", rule));
     return best;
   };
   double adam_lr = 0, muon_lr = 0;
