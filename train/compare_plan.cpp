@@ -190,8 +190,9 @@ void read_significance(PlanReader& reader, ComparePlan& plan) {
   const ConfigNode* node = reader.take("significance");
   if (!node) return;
   PlanReader inside(*node, "significance");
-  plan.rule =
-      inside.word("rule", {"welch", "track3"}, 0) == 1 ? SignificanceRule::track3 : SignificanceRule::welch;
+  constexpr SignificanceRule kRules[] = {SignificanceRule::welch, SignificanceRule::paired,
+                                         SignificanceRule::track3};
+  plan.rule = kRules[inside.word("rule", {"welch", "paired", "track3"}, 0)];
   plan.sigma = inside.number("sigma", plan.sigma);
   plan.threshold = inside.number("threshold", plan.threshold);
   inside.finish();

@@ -49,7 +49,11 @@ struct ComparedVariant {
   std::size_t failed = 0;                // runs that ended without a final validation (diverged)
 };
 
-enum class SignificanceRule : std::uint8_t { welch, track3 };
+enum class SignificanceRule : std::uint8_t {
+  welch,   // of two groups of runs
+  paired,  // of the differences of runs with the same seed
+  track3,
+};
 
 struct ComparedRuns {
   std::string name;      // of the plan

@@ -160,9 +160,12 @@ std::string rule_words(const ComparedRuns& results, const ComparisonStatistics& 
         *all.sigma, all.sigma_degrees);
   else if (all.sigma)
     sigma = fmt::format("The deviation between seeds is taken to be {:.4f}, as the plan says.", *all.sigma);
-  if (results.rule == SignificanceRule::welch)
-    return "Welch's t test, two-sided, between each variant and the baseline and between neighbours in the "
-           "ranking; p values corrected by Holm over all of these. Below 0.05 a difference counts as real. " +
+  if (results.rule != SignificanceRule::track3)
+    return std::string(results.rule == SignificanceRule::welch
+                           ? "Welch's t test, two-sided,"
+                           : "Student's t test of the differences of runs with the same seed, two-sided,") +
+           " between each variant and the baseline and between neighbours in the ranking; p values corrected "
+           "by Holm over all of these. Below 0.05 a difference counts as real. " +
            sigma;
   return sigma +
          fmt::format(
@@ -182,9 +185,9 @@ HtmlSection differences_section(const ComparedRuns& results, const ComparisonSta
     if (track3)
       rows += cell(all.sigma ? fmt::format("{:+.4f}", *c.margin) : "-");
     else
-      rows += cell(c.welch ? fmt::format("{:.2f}", c.welch->t) : "-") +
-              cell(c.welch ? fmt::format("{:.1f}", c.welch->degrees) : "-") +
-              cell(c.welch ? p_text(c.welch->p) : "-") + cell(c.p ? p_text(*c.p) : "-");
+      rows += cell(c.test ? fmt::format("{:.2f}", c.test->t) : "-") +
+              cell(c.test ? fmt::format("{:.1f}", c.test->degrees) : "-") +
+              cell(c.test ? p_text(c.test->p) : "-") + cell(c.p ? p_text(*c.p) : "-");
     rows += cell(html_escape(verdict_words(results, all, c)), true) + "</tr>\n";
   }
   std::vector<std::pair<std::string, bool>> headings = {

@@ -194,26 +194,42 @@ SpeedUp speed_up(const ComparedRuns& results, const ComparisonStatistics& all, c
   return {SpeedUp::Kind::at_most, at->tokens / v.tokens};
 }
 
-Comparison compare(const ComparisonStatistics& all, std::size_t a, std::size_t b) {
+// Final losses of a minus those of b, for the seeds that both have.
+std::vector<double> paired_differences(const ComparedRuns& results, const VariantStatistics& a,
+                                       const VariantStatistics& b) {
+  std::vector<double> differences;
+  for (const std::size_t i : a.points[*a.best].runs)
+    for (const std::size_t j : b.points[*b.best].runs) {
+      const ComparedRun &left = results.runs[i], &right = results.runs[j];
+      if (left.seed == right.seed && !diverged(left) && !diverged(right))
+        differences.push_back(final_loss(left) - final_loss(right));
+    }
+  return differences;
+}
+
+Comparison compare(const ComparedRuns& results, const ComparisonStatistics& all, std::size_t a,
+                   std::size_t b) {
   const VariantStatistics &left = all.ranking[a], &right = all.ranking[b];
   Comparison c;
   c.a = a;
   c.b = b;
   c.difference = left.loss.mean - right.loss.mean;
-  c.welch = welch_test(left.loss, right.loss);
+  c.test = results.rule == SignificanceRule::paired ? paired_test(paired_differences(results, left, right))
+                                                    : welch_test(left.loss, right.loss);
+  if (c.test) c.difference = c.test->difference;
   c.margin = track3_pairwise(left.loss, left.steps, right.loss, right.steps);
   return c;
 }
 
 // Each variant against the baseline and each against the next of the ranking: the family of Holm's
 // correction.
-void add_comparisons(ComparisonStatistics& all) {
+void add_comparisons(const ComparedRuns& results, ComparisonStatistics& all) {
   const auto add = [&](std::size_t a, std::size_t b) {
     for (std::size_t i = 0; i < all.comparisons.size(); ++i)
       if ((all.comparisons[i].a == a && all.comparisons[i].b == b) ||
           (all.comparisons[i].a == b && all.comparisons[i].b == a))
         return i;
-    all.comparisons.push_back(compare(all, a, b));
+    all.comparisons.push_back(compare(results, all, a, b));
     return all.comparisons.size() - 1;
   };
   const auto has_loss = [&](std::size_t i) { return all.ranking[i].best.has_value(); };
@@ -228,12 +244,12 @@ void judge(SignificanceRule rule, ComparisonStatistics& all) {
   using Verdict = Comparison::Verdict;
   std::vector<double> p;
   for (const Comparison& c : all.comparisons)
-    if (c.welch) p.push_back(c.welch->p);
+    if (c.test) p.push_back(c.test->p);
   const std::vector<double> corrected = holm(p);
   std::size_t next = 0;
   for (Comparison& c : all.comparisons) {
-    if (c.welch) c.p = corrected[next++];
-    if (rule == SignificanceRule::welch) {
+    if (c.test) c.p = corrected[next++];
+    if (rule != SignificanceRule::track3) {
       if (c.p)
         c.verdict = *c.p > kLevel ? Verdict::open : c.difference < 0 ? Verdict::lower : Verdict::higher;
     } else if (all.sigma) {
@@ -312,7 +328,7 @@ ComparisonStatistics compare_statistics(const ComparedRuns& results) {
     v.target_margin = track3_margin(all.target, v.loss);
     v.claims_target = track3_holds(*v.target_margin, all.threshold);
   }
-  add_comparisons(all);
+  add_comparisons(results, all);
   judge(results.rule, all);
   return all;
 }

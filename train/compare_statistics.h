@@ -55,9 +55,9 @@ struct SpeedUp {
 };
 
 struct Comparison {
-  std::size_t a = 0, b = 0;  // indices into ComparisonStatistics::ranking: a against b
-  double difference = 0;     // mean of a minus mean of b
-  std::optional<WelchTest> welch;
+  std::size_t a = 0, b = 0;      // indices into ComparisonStatistics::ranking: a against b
+  double difference = 0;         // mean of a minus mean of b
+  std::optional<TTest> test;     // by the plan's rule: Welch's, or of pairs
   std::optional<double> p;       // Welch's, corrected by Holm over all comparisons
   std::optional<double> margin;  // of the track-3 rule, positive where a is below b
   enum class Verdict : std::uint8_t { unknown, lower, higher, open };

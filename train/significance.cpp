@@ -70,25 +70,40 @@ double student_two_sided(double t, double degrees) {
   return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t));
 }
 
-std::optional<WelchTest> welch_test(const Estimate& a, const Estimate& b) {
-  if (a.n < 2 || b.n < 2) return std::nullopt;
-  const double variance_a = std::pow(*a.standard_error(), 2), variance_b = std::pow(*b.standard_error(), 2);
-  const double variance = variance_a + variance_b;
-  WelchTest out;
-  out.difference = a.mean - b.mean;
+namespace {
+
+// A difference with its variance.
+TTest tested(double difference, double variance, double degrees) {
+  TTest out{difference, 0, degrees, 1};
   if (variance == 0) {
-    out.degrees = static_cast<double>(a.n + b.n - 2);
-    out.t = out.difference == 0 ? 0 : std::copysign(std::numeric_limits<double>::infinity(), out.difference);
-    out.p = out.difference == 0 ? 1 : 0;
+    if (difference == 0) return out;
+    out.t = std::copysign(std::numeric_limits<double>::infinity(), difference);
+    out.p = 0;
     return out;
   }
-  out.t = out.difference / std::sqrt(variance);
+  out.t = difference / std::sqrt(variance);
+  out.p = student_two_sided(out.t, degrees);
+  return out;
+}
+
+}  // namespace
+
+std::optional<TTest> welch_test(const Estimate& a, const Estimate& b) {
+  if (a.n < 2 || b.n < 2) return std::nullopt;
+  const double variance_a = std::pow(*a.standard_error(), 2), variance_b = std::pow(*b.standard_error(), 2);
+  const double variance = variance_a + variance_b, difference = a.mean - b.mean;
+  if (variance == 0) return tested(difference, 0, static_cast<double>(a.n + b.n - 2));
   // As shares of the variance: squares of tiny variances would be zero.
   const double share_a = variance_a / variance, share_b = variance_b / variance;
-  out.degrees = 1 / (share_a * share_a / static_cast<double>(a.n - 1) +
-                     share_b * share_b / static_cast<double>(b.n - 1));
-  out.p = student_two_sided(out.t, out.degrees);
-  return out;
+  return tested(difference, variance,
+                1 / (share_a * share_a / static_cast<double>(a.n - 1) +
+                     share_b * share_b / static_cast<double>(b.n - 1)));
+}
+
+std::optional<TTest> paired_test(std::span<const double> differences) {
+  const Estimate e = estimate(differences);
+  if (e.n < 2) return std::nullopt;
+  return tested(e.mean, std::pow(*e.standard_error(), 2), static_cast<double>(e.n - 1));
 }
 
 std::vector<double> holm(std::span<const double> p) {

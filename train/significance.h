@@ -29,11 +29,16 @@ double student_two_sided(double t, double degrees);
 // Welch (1947): t = (mean_a - mean_b) / sqrt(s_a^2/n_a + s_b^2/n_b), with the degrees of freedom of
 // Satterthwaite; the variances need not be equal. Empty where a group has fewer than two values. Two groups
 // without any spread: p = 1 where their means are equal, otherwise 0.
-struct WelchTest {
+struct TTest {
   double difference = 0, t = 0, degrees = 0;
   double p = 1;  // two-sided
 };
-std::optional<WelchTest> welch_test(const Estimate& a, const Estimate& b);
+std::optional<TTest> welch_test(const Estimate& a, const Estimate& b);
+
+// Student (1908): t = mean / (s / sqrt(n)) of the differences of runs that share a seed, n - 1 degrees. Where
+// a seed moves both runs alike, as order of data and first weights do, this sees differences that Welch's
+// test does not. Empty with fewer than two differences; without any spread p as above.
+std::optional<TTest> paired_test(std::span<const double> differences);
 
 // Holm (1979): p values such that rejecting those <= alpha keeps the chance of any false rejection in the
 // family below alpha. Smallest of m times m, next times m - 1 and so on, made ascending, at most 1; in the

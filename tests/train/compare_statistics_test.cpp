@@ -121,16 +121,39 @@ TEST(CompareStatistics, WelchVerdictsAreCorrectedOverTheFamily) {
   EXPECT_NEAR(muon.difference, -0.10, 1e-12);
   EXPECT_EQ(all.ranking[0].against_next, all.ranking[0].against_baseline);
   // Equal deviations 0.01 and n = 3: t = -0.1 / (0.01 sqrt(2/3)), 4 degrees.
-  EXPECT_NEAR(muon.welch->t, -10 / std::sqrt(2.0 / 3), 1e-9);
-  EXPECT_NEAR(muon.welch->degrees, 4, 1e-9);
-  EXPECT_NEAR(muon.welch->p, student_two_sided(muon.welch->t, 4), 1e-12);
+  EXPECT_NEAR(muon.test->t, -10 / std::sqrt(2.0 / 3), 1e-9);
+  EXPECT_NEAR(muon.test->degrees, 4, 1e-9);
+  EXPECT_NEAR(muon.test->p, student_two_sided(muon.test->t, 4), 1e-12);
   // Of the two p values the larger is left as it is, the smaller doubled.
   const Comparison& sgd = all.comparisons[*all.ranking[2].against_baseline];
-  EXPECT_LT(sgd.welch->p, muon.welch->p);
-  EXPECT_EQ(*sgd.p, 2 * sgd.welch->p);
-  EXPECT_EQ(*muon.p, muon.welch->p);
+  EXPECT_LT(sgd.test->p, muon.test->p);
+  EXPECT_EQ(*sgd.p, 2 * sgd.test->p);
+  EXPECT_EQ(*muon.p, muon.test->p);
   EXPECT_EQ(muon.verdict, Verdict::lower);
   EXPECT_EQ(sgd.verdict, Verdict::higher);
+}
+
+// Seeds that move both rules alike hide a difference from Welch's test, not from one of pairs.
+TEST(CompareStatistics, PairsAreOfOneSeed) {
+  ComparedRuns results = example_results();
+  std::erase_if(results.runs, [](const ComparedRun& r) { return r.variant == "sgd"; });
+  results.runs.push_back(example_run("sgd", 0.1, 3, 4.035));  // adamw 4.02
+  results.runs.push_back(example_run("sgd", 0.1, 1, 4.025));  // 4.01
+  results.runs.push_back(example_run("sgd", 0.1, 2, 4.014));  // 4.00
+  const auto verdict_of_sgd = [&] {
+    const auto all = compare_statistics(results);
+    return all.comparisons[*all.ranking[2].against_baseline];
+  };
+  EXPECT_EQ(verdict_of_sgd().verdict, Verdict::open);
+  results.rule = SignificanceRule::paired;
+  const Comparison pairs = verdict_of_sgd();
+  EXPECT_EQ(pairs.verdict, Verdict::higher);
+  EXPECT_NEAR(pairs.difference, 0.044 / 3, 1e-12);
+  const double differences[] = {0.015, 0.014, 0.015};
+  EXPECT_NEAR(pairs.test->t, paired_test(differences)->t, 1e-6);
+  // A seed that only one of them has is no pair.
+  results.runs.push_back(example_run("sgd", 0.1, 9, 5));
+  EXPECT_NEAR(verdict_of_sgd().difference, 0.044 / 3, 1e-12);
 }
 
 TEST(CompareStatistics, OneSeedGivesNoVerdict) {

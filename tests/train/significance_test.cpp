@@ -58,7 +58,7 @@ TEST(Significance, IncompleteBeta) {
 TEST(Significance, WelchAgreesWithSciPy) {
   const double adamw[] = {3.3412, 3.3398, 3.3425}, muon[] = {3.2791, 3.2776, 3.2802, 3.2786},
                soap[] = {3.2795, 3.2779};
-  const auto near = [](const WelchTest& w, double t, double degrees, double p) {
+  const auto near = [](const TTest& w, double t, double degrees, double p) {
     EXPECT_NEAR(w.t, t, 1e-9 * std::abs(t));
     EXPECT_NEAR(w.degrees, degrees, 1e-9 * degrees);
     EXPECT_NEAR(w.p, p, 1e-8 * p);
@@ -70,6 +70,20 @@ TEST(Significance, WelchAgreesWithSciPy) {
        4.1823691262413869e-05);
   near(*welch_test(estimate(muon), estimate(soap)), 0.18124337784136538, 1.9840473044197207,
        0.87300007991359962);
+}
+
+// With two degrees of freedom Student's distribution is elementary.
+TEST(Significance, PairsInClosedForm) {
+  const std::vector<double> differences{1, 2, 3}, one{1}, same{-1, -1}, none{0, 0};
+  const TTest t = *paired_test(differences);
+  EXPECT_NEAR(t.difference, 2, 1e-15);
+  EXPECT_NEAR(t.t, 2 * std::sqrt(3), 1e-14);
+  EXPECT_EQ(t.degrees, 2);
+  EXPECT_NEAR(t.p, 1 - t.t / std::sqrt(2 + t.t * t.t), 1e-13);
+  EXPECT_FALSE(paired_test(one));
+  EXPECT_EQ(paired_test(same)->p, 0);
+  EXPECT_EQ(paired_test(same)->difference, -1);
+  EXPECT_EQ(paired_test(none)->p, 1);
 }
 
 TEST(Significance, WelchWithoutSpreadOrWithoutValues) {
