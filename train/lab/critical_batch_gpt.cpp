@@ -63,12 +63,7 @@ class CriticalBatchGpt final : public Experiment {
   }
 
   void describe(OptionVisitor& v) override {
-    v.field("text", &text_, {}, "a file; empty: English Wikipedia in the folder of data");
-    v.field("text_bytes", &text_bytes_, count_from(1000), "of it are read; a sixteenth is held out");
-    v.field("vocab", &vocab_, within(258, 65536), "of the tokenizer that is learned on them");
-    v.field("layers", &layers_, within(1, 100), "of the transformer");
-    v.field("width", &width_, within(16, 8192), "of the transformer, heads have 64 elements or all");
-    v.field("context", &context_, within(8, 65536), "tokens of a sequence");
+    task_.describe(v);
     v.field("batches", &batches_, count_from(1), "sequences of a step, rising");
     v.field("base_batch", &base_batch_, count_from(1),
             "one of them: where rates are chosen and momenta and decays compared");
@@ -101,8 +96,7 @@ class CriticalBatchGpt final : public Experiment {
   static std::vector<Check> critical(const std::vector<Ended>& muon);
   Claim claim(std::size_t i) const { return claims()[i]; }
 
-  std::string text_;
-  std::int64_t text_bytes_ = 6'000'000, vocab_ = 2048, layers_ = 2, width_ = 128, context_ = 64;
+  LanguageTask task_{.text_bytes = 6'000'000, .vocab = 2048, .layers = 2, .width = 128, .context = 64};
   std::vector<std::int64_t> batches_{8, 16, 32, 64, 128, 256, 512};
   std::int64_t base_batch_ = 32, tokens_ = 500'000, validations_ = 40, held_out_ = 16384;
   int newton_schulz_steps_ = 3;
@@ -126,17 +120,12 @@ LanguageOptions CriticalBatchGpt::options(const Setting& setting, std::int64_t b
                                           std::uint64_t seed) const {
   LanguageOptions o;
   o.seed = seed;
-  o.context = context_;
+  o.context = task_.context;
   o.sequences = batch;
+  o.model = task_.transformer();
   TransformerConfig& m = o.model;
-  m.layers = layers_;
-  m.width = width_;
-  m.heads = std::max<std::int64_t>(1, width_ / 64);
-  m.positions = Positions::rotary;
-  m.norm = NormKind::rms;
-  m.norm_bias = m.linear_bias = m.tied = false;
   m.mlp = MlpKind::swiglu;
-  m.mlp_width = (8 * width_ / 3 + 63) / 64 * 64;
+  m.mlp_width = (8 * task_.width / 3 + 63) / 64 * 64;
   m.init = WeightInit::normal;
   const double grown = std::sqrt(static_cast<double>(batch) / static_cast<double>(base_batch_));
   const auto adamw = [&](std::vector<Role> roles, double lr, double decay) {
@@ -163,7 +152,7 @@ const Ended& CriticalBatchGpt::train(const Surroundings& s, const LanguageText& 
   for (const auto& [known, end] : runs_)
     if (known == setting && end.batch == batch) return end;
   LanguageModel model(s.backend, text, options(setting, batch, s.seed));
-  const std::int64_t steps = std::max<std::int64_t>(1, tokens_ / (batch * context_)),
+  const std::int64_t steps = std::max<std::int64_t>(1, tokens_ / (batch * task_.context)),
                      every = std::max<std::int64_t>(1, steps / validations_);
   Ended out;
   out.batch = batch;
@@ -248,7 +237,7 @@ Outcome CriticalBatchGpt::run(const Surroundings& s) {
   check();
   runs_.clear();
   s.say("reading and tokenizing the text");
-  const LanguageText text = read_language_text(s.data, text_, text_bytes_, vocab_);
+  const LanguageText text = task_.read(s.data);
   Outcome out;
   const Setting adamw = best_rate(s, text, false, out);
   adamw_lr_ = adamw.lr;
@@ -315,7 +304,7 @@ Outcome CriticalBatchGpt::run(const Surroundings& s) {
   out.notes.push_back(fmt::format(
       "{} tokens of training a run, sequences of {}, rates AdamW {} and Muon {} at a batch of {}, times "
       "sqrt(batch / {}); the target is {}.",
-      tokens_, context_, adamw.lr, muon.lr, base_batch_, base_batch_, target_));
+      tokens_, task_.context, adamw.lr, muon.lr, base_batch_, base_batch_, target_));
   if (best_momentum > 0 && (best_momentum < 0.9 || best_momentum > 0.99))
     out.notes.push_back(fmt::format(
         "The best momentum is {}, where the authors found 0.95: the target is reached after {:.0f} steps "

@@ -76,6 +76,26 @@ LanguageText read_language_text(const std::string& data, const std::string& file
   return out;
 }
 
+void LanguageTask::describe(OptionVisitor& v) {
+  v.field("text", &text, {}, "a file; empty: English Wikipedia in the folder of data");
+  v.field("text_bytes", &text_bytes, count_from(1000), "of it are read; a sixteenth is held out");
+  v.field("vocab", &vocab, within(258, 65536), "of the tokenizer that is learned on them");
+  v.field("layers", &layers, within(1, 100), "of the transformer");
+  v.field("width", &width, within(16, 8192), "of the transformer, heads have 64 elements or all");
+  v.field("context", &context, within(8, 65536), "tokens of a sequence");
+}
+
+TransformerConfig LanguageTask::transformer() const {
+  TransformerConfig m;
+  m.layers = layers;
+  m.width = width;
+  m.heads = std::max<std::int64_t>(1, width / 64);
+  m.positions = Positions::rotary;
+  m.norm = NormKind::rms;
+  m.norm_bias = m.linear_bias = m.tied = false;
+  return m;
+}
+
 namespace {
 
 std::int64_t windows(const std::vector<std::int32_t>& tokens, std::int64_t context) {

@@ -26,6 +26,19 @@ struct LanguageText {
 LanguageText read_language_text(const std::string& data, const std::string& file, std::int64_t bytes,
                                 std::int64_t vocab);
 
+// A text and the size of what is trained on it, as an experiment's options.
+struct LanguageTask {
+  std::string text = {};  // a file; empty: as above
+  std::int64_t text_bytes = 0, vocab = 0, layers = 0, width = 0, context = 0;
+
+  void describe(OptionVisitor& v);
+  LanguageText read(const std::string& data) const {
+    return read_language_text(data, text, text_bytes, vocab);
+  }
+  // Rotary positions, RMS norms, no biases, a head of its own; heads of 64 elements, or one.
+  TransformerConfig transformer() const;
+};
+
 // Which role the optimizer sees in a matrix: `name` is the parameter's, and of a fused one's part with the
 // part's number behind it ("h.0.attention.qkv.weight.0", .1, .2: queries, keys, values).
 using RoleOf = std::function<Role(std::string_view name, Role role)>;

@@ -42,6 +42,7 @@ struct Trained {
   double loss = 0;
   Deciles by_decile{};
   std::int64_t rare_types = 0;  // tokens of the rarest tenth
+  std::int64_t parameters = 0;
   Series line;
 };
 
@@ -71,12 +72,7 @@ class TokenFrequency final : public Experiment {
   }
 
   void describe(OptionVisitor& v) override {
-    v.field("text", &text_, {}, "a file; empty: English Wikipedia in the folder of data");
-    v.field("text_bytes", &text_bytes_, count_from(1000), "of it are read; a sixteenth is held out");
-    v.field("vocab", &vocab_, within(258, 65536), "of the tokenizer that is learned on them");
-    v.field("layers", &layers_, within(1, 100), "of the transformer");
-    v.field("width", &width_, within(16, 8192), "of the transformer, heads have 64 elements or all");
-    v.field("context", &context_, within(8, 65536), "tokens of a sequence");
+    task_.describe(v);
     v.field("sequences", &sequences_, count_from(1), "of a step");
     v.field("steps", &steps_, count_from(10), "the rate falls to 0 over the second half");
     v.field("held_out", &held_out_, count_from(1), "tokens of a validation");
@@ -93,9 +89,8 @@ class TokenFrequency final : public Experiment {
                 const LanguageOptions& options, const std::string& name) const;
   static std::vector<Check> tail(const Deciles& lead);
 
-  std::string text_;
-  std::int64_t text_bytes_ = 12'000'000, vocab_ = 8192, layers_ = 8, width_ = 256, context_ = 256,
-               sequences_ = 8, steps_ = 300, held_out_ = 65536;
+  LanguageTask task_{.text_bytes = 12'000'000, .vocab = 8192, .layers = 8, .width = 256, .context = 256};
+  std::int64_t sequences_ = 8, steps_ = 300, held_out_ = 65536;
   double adam_lrs_[3] = {0.0002, 0.0006, 0.002}, muon_lrs_[3] = {0.005, 0.01, 0.02};
 };
 
@@ -103,15 +98,11 @@ LanguageOptions TokenFrequency::options(Muons muons, double adam_lr, double muon
                                         std::uint64_t seed) const {
   LanguageOptions o;
   o.seed = seed;
-  o.context = context_;
+  o.context = task_.context;
   o.sequences = sequences_;
+  o.model = task_.transformer();
   TransformerConfig& m = o.model;
-  m.layers = layers_;
-  m.width = width_;
-  m.heads = std::max<std::int64_t>(1, width_ / 64);
-  m.positions = Positions::rotary;
-  m.norm = NormKind::rms;
-  m.norm_gain = m.norm_bias = m.linear_bias = m.tied = false;
+  m.norm_gain = false;
   m.qk_norm = m.embedding_norm = m.zero_init_head = true;
   m.mlp = MlpKind::relu2;
   m.init = WeightInit::fan_in_uniform;
@@ -134,9 +125,10 @@ Trained TokenFrequency::train(const Surroundings& s, const LanguageText& text, c
   LanguageModel model(s.backend, text, options);
   Trained out;
   out.line.name = name;
+  out.parameters = model.size().parameters;
   const auto validate = [&](std::int64_t step, const EachLoss& each) {
     out.loss = model.held_out(held_out_, each);
-    out.line.x.push_back(static_cast<double>(step * sequences_ * context_));
+    out.line.x.push_back(static_cast<double>(step * sequences_ * task_.context));
     out.line.y.push_back(out.loss);
   };
   const ScheduleConfig schedule{
@@ -172,7 +164,7 @@ std::vector<Check> TokenFrequency::tail(const Deciles& lead) {
 
 Outcome TokenFrequency::run(const Surroundings& s) {
   s.say("reading and tokenizing the text");
-  const LanguageText text = read_language_text(s.data, text_, text_bytes_, vocab_);
+  const LanguageText text = task_.read(s.data);
   TokenCounts counts{std::vector<std::int64_t>(static_cast<std::size_t>(text.vocab), 0),
                      static_cast<std::int64_t>(text.train.size())};
   for (const std::int32_t t : text.train) ++counts.counts[static_cast<std::size_t>(t)];
@@ -245,13 +237,13 @@ Outcome TokenFrequency::run(const Surroundings& s) {
        {ahead,
         no_less("share of the gain with Muon on values, output and MLP alone", recovered(values), 80, "%"),
         no_more("share of the gain with Muon on queries and keys alone", recovered(queries), 50, "%")}});
-  const ModelCount size = LanguageModel(s.backend, text, options(Muons::all, 1, 1, s.seed)).size();
   out.notes.push_back(
       fmt::format("{:.1f} million parameters, {} tokens of training a run ({} of text), validated on {} "
                   "tokens, one seed.",
-                  static_cast<double>(size.parameters) / 1e6, steps_ * sequences_ * context_,
+                  static_cast<double>(muon.parameters) / 1e6, steps_ * sequences_ * task_.context,
                   text.train.size(), held_out_));
-  const double tenth = static_cast<double>(steps_ * sequences_ * context_) / static_cast<double>(kDeciles);
+  const double tenth =
+      static_cast<double>(steps_ * sequences_ * task_.context) / static_cast<double>(kDeciles);
   out.notes.push_back(
       fmt::format("The rarest tenth has {} tokens, which a run meets some {:.0f} times each; its loss is "
                   "{:.2f} with Adam "
