@@ -5,10 +5,10 @@
 #include <limits>
 
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/cudnn_plan.h"
+#include "kernels/cuda/cudnn_attention.h"
 
-// Attention through cuDNN's fused kernels (cudnn_graph.h). A plan is made for each layout when it is met for
-// the first time (its code is compiled, which takes about half a second) and kept.
+// Attention through cuDNN's fused kernels (cudnn_attention.h). A plan is made for each layout when it is met
+// for the first time (its code is compiled, which takes about half a second) and kept.
 
 namespace spectrain {
 namespace {
@@ -110,7 +110,7 @@ class CudnnAttention final : public LibraryAttention {
     AttentionPass pass;
     HeadLayout layout;
     std::int64_t sequences = 0;  // in one run of the plan
-    std::unique_ptr<AttentionPlan> plan;
+    std::unique_ptr<CudnnPlan> plan;
     std::unique_ptr<Buffer> workspace;  // of its own: graphs that were recorded point to it
     std::string why_not;                // empty: the plan can be run
 
@@ -175,8 +175,10 @@ class CudnnAttention final : public LibraryAttention {
       throw Error(fmt::format(
           "{} computes the gradient of contexts that are multiples of 128 only, and this one is {}",
           description(), part.context));
-    const AttentionGraph graph(cudnn_, AttentionPass::backward, part, handle_);
-    if (engine_configurations(*cudnn_, graph, {handle_, nullptr}, true).empty())
+    const CudnnGraph graph = attention_graph(cudnn_, AttentionPass::backward, part, handle_);
+    if (engine_configurations(*cudnn_, graph.descriptor(), {handle_, nullptr},
+                              attention_wish(AttentionPass::backward))
+            .empty())
       throw Error(description() + " has no kernel for the gradient of this attention on this device");
   }
   void make_plan(Entry& entry) {
@@ -185,7 +187,8 @@ class CudnnAttention final : public LibraryAttention {
     check_backward(part);  // for the forward pass, too: evaluation and training go the same way
     if (entry.pass == AttentionPass::forward) part.batch = entry.layout.batch;
     entry.sequences = part.batch;
-    entry.plan = std::make_unique<AttentionPlan>(cudnn_, entry.pass, part, CudnnDevice{handle_, nullptr});
+    entry.plan = std::make_unique<CudnnPlan>(cudnn_, attention_graph(cudnn_, entry.pass, part, handle_),
+                                             CudnnDevice{handle_, nullptr}, attention_wish(entry.pass));
     const std::int64_t bytes = entry.plan->workspace_bytes();
     if (bytes > kWorkspaceLimit)
       throw Error(fmt::format("{} asks for {:.1f} GB of workspace for a context of {}", description(),

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/convolution.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/factors.h"
 #include "kernels/cuda/inbox.h"
@@ -47,6 +48,7 @@ CudaBackend::~CudaBackend() {
   // Nothing here may throw, and a device that failed frees its memory with the process.
   cudaStreamSynchronize(stream_);
   factors_.reset();
+  convolutions_.reset();
   attention_.reset();
   products_.reset();
   inbox_.reset();
@@ -63,6 +65,7 @@ std::vector<std::string> CudaBackend::notes() {
     for (std::string& note : std::exchange(from, {})) all.push_back(std::move(note));
   };
   if (attention_) take(attention_->notes);
+  if (convolutions_) take(convolutions_->notes);
   if (factors_) take(factors_->notes);
   return all;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/convolution_shape.h"
 #include "kernels/cuda/options.h"
 #include "kernels/cuda/sizes.h"
 
@@ -154,6 +155,14 @@ class CudaBackend final : public Backend {
   void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
                      const Tensor& dx) override;
 
+  // convolution.cpp
+  bool convolution(const Patches& p, const Tensor& x, const PreparedMatrix& filters,
+                   const Tensor& y) override;
+  bool convolution_backward_input(const Patches& p, const Tensor& dy, const PreparedMatrix& filters,
+                                  const Tensor& dx) override;
+  bool convolution_backward_filters(const Patches& p, const Tensor& dy, const Tensor& x,
+                                    const Tensor& dfilters, bool accumulate) override;
+
   // reduction.cu, random.cu
   double sum_of_squares(const Tensor& x) override;
   double sum(const Tensor& x) override;
@@ -169,6 +178,10 @@ class CudaBackend final : public Backend {
   struct Inbox;      // pinned memory through which small inputs go to the device (memory.cu)
   struct Attention;  // plans and workspace of the attention (attention.cpp)
   Attention& attention_state();
+  struct Convolutions;  // plans of convolutions (convolution.h)
+  Convolutions& convolutions();
+  bool convolve(ConvolutionPass pass, const ConvolutionShape& shape, const Tensor& images,
+                const Tensor& filters, const Tensor& places, bool accumulate);
   struct Factors;  // the library and work memory of factorisations (factors.h)
   Factors& factors();
 
@@ -187,6 +200,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Inbox> inbox_;
   std::unique_ptr<Products> products_;
   std::unique_ptr<Attention> attention_;
+  std::unique_ptr<Convolutions> convolutions_;
   std::unique_ptr<Factors> factors_;
 };
 

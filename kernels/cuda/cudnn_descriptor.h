@@ -28,7 +28,7 @@ class CudnnDescriptor {
 
   CudnnDescriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::int64_t count,
                        const void* values) {
-    cudnn_->check(cudnn_->set_attribute(descriptor_, name, type, count, values), "describing the attention");
+    cudnn_->check(cudnn_->set_attribute(descriptor_, name, type, count, values), "describing a graph");
     return *this;
   }
   CudnnDescriptor& set(cudnnBackendAttributeName_t name, std::int64_t value) {

@@ -1,60 +1,42 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/cudnn_descriptor.h"
-
-// Causal attention as cuDNN's fused engines know it. Such an engine is not called by name: one describes the
-// arithmetic operation by operation, and an engine recognises the whole pattern; what it does not recognise
-// is "not supported". The patterns are those of NVIDIA's own frontend (docs.nvidia.com/deeplearning/cudnn,
-// "Attention"; the operations in their order can be read in the headers of github.com/NVIDIA/cudnn-frontend).
-// What a recognised graph computes is what it says, also where that is no attention: hence both is tested,
-// that it is recognised and that its arithmetic is right (tests/kernels/cudnn_graph_test.cpp).
 
 namespace spectrain {
 
-enum class AttentionPass : std::uint8_t {
-  forward,
-  backward,        // the same result each time: dS goes through memory, 2 bytes for each pair of positions
-  backward_atomic  // dq is summed by atomic additions in float32, in the order they come; faster
-};
+using CudnnDims = std::array<std::int64_t, 4>;
 
-// What a caller binds to memory when the graph runs. Scalars are bound to host memory.
-enum class AttentionTensor : std::int64_t {
-  q = 1,
-  k,
-  v,
-  out,
-  lse,
-  dout,
-  dq,
-  dk,
-  dv,
-  out_dot,  // [batch, heads, context] f32, between the kernels: sum of dout*out over the head
-  dq_sum,   // [batch, heads, context, head_dim] f32, backward_atomic alone
-  scale,    // f32 scalars
-  one,
-  minus_infinity,
-};
-
-class AttentionGraph {
+// Arithmetic as cuDNN wants it described, operation by operation: cudnn_attention.h and cudnn_convolution.h
+// write such graphs, cudnn_plan.h finds kernels for them. All functions throw CudnnError where cuDNN refuses
+// the description.
+class CudnnGraph {
  public:
-  // bf16 tensors of the packed layout; `layout.batch` sequences in one call. Throws CudnnError where cuDNN
-  // refuses the description. A handle is needed only to run it (null: for looking at it).
-  AttentionGraph(std::shared_ptr<const Cudnn> cudnn, AttentionPass pass, const HeadLayout& layout,
-                 cudnnHandle_t handle = nullptr);
+  explicit CudnnGraph(std::shared_ptr<const Cudnn> cudnn);
+
+  // A tensor under the number that its memory is bound to when the graph runs. A virtual one is a name for
+  // values that never need be in memory; one by value is a scalar in the host's.
+  enum class Place : std::uint8_t { memory, nowhere, by_value };
+  cudnnBackendDescriptor_t tensor(std::int64_t id, cudnnDataType_t type, const CudnnDims& dims,
+                                  const CudnnDims& strides, Place place);
+  CudnnDescriptor& add(cudnnBackendDescriptorType_t type);        // what operations refer to
+  CudnnDescriptor& operation(cudnnBackendDescriptorType_t type);  // the next operation
+  // All has been said. A handle is needed only to run it (null: for looking at it).
+  void finish(cudnnHandle_t handle, const char* what);
 
   const CudnnDescriptor& descriptor() const { return graph_; }
-  int operations() const { return operations_; }
+  int operations() const { return static_cast<int>(operations_.size()); }
 
  private:
   std::shared_ptr<const Cudnn> cudnn_;
   std::deque<CudnnDescriptor> parts_;  // tensors and operations: the graph only refers to them
+  std::vector<cudnnBackendDescriptor_t> operations_;
   CudnnDescriptor graph_;
-  int operations_ = 0;
 };
 
 }  // namespace spectrain

@@ -1,7 +1,6 @@
 #include "kernels/cuda/cudnn_plan.h"
 
 #include <algorithm>
-#include <array>
 
 namespace spectrain {
 namespace {
@@ -18,15 +17,33 @@ CudnnDescriptor engine_of(const Cudnn& cudnn, const CudnnDescriptor& configurati
   return engine;
 }
 
-bool marked_nondeterministic(const Cudnn& cudnn, const CudnnDescriptor& configuration) {
-  const CudnnDescriptor engine = engine_of(cudnn, configuration);
-  std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
+std::int64_t number(const Cudnn& cudnn, const CudnnDescriptor& from, cudnnBackendAttributeName_t name,
+                    const char* what) {
+  std::int64_t value = -1, count = 0;
+  cudnn.check(cudnn.get_attribute(from.get(), name, CUDNN_TYPE_INT64, 1, &count, &value), what);
+  return value;
+}
+
+void propose(const Cudnn& cudnn, const CudnnDescriptor& graph, const CudnnDevice& device,
+             cudnnBackendHeurMode_t mode, std::vector<CudnnDescriptor>& configurations) {
+  CudnnDescriptor heuristic(cudnn, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+  if (device.properties != nullptr) heuristic.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, *device.properties);
+  heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
+      .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode)
+      .finalize("looking for kernels");
+
+  std::vector<CudnnDescriptor> proposals;
+  std::vector<cudnnBackendDescriptor_t> raw;
+  for (std::int64_t i = 0; i < kProposals; ++i) {
+    proposals.emplace_back(cudnn, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    raw.push_back(proposals.back().get());
+  }
   std::int64_t count = 0;
-  cudnn.check(cudnn.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-                                  static_cast<std::int64_t>(notes.size()), &count, notes.data()),
-              "asking for an engine's notes");
-  const auto end = notes.begin() + std::min<std::int64_t>(count, static_cast<std::int64_t>(notes.size()));
-  return std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) != end;
+  cudnn.check(cudnn.get_attribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                  CUDNN_TYPE_BACKEND_DESCRIPTOR, kProposals, &count, raw.data()),
+              "looking for kernels");
+  proposals.erase(proposals.begin() + std::min(count, kProposals), proposals.end());
+  for (CudnnDescriptor& c : proposals) configurations.push_back(std::move(c));
 }
 
 }  // namespace
@@ -39,36 +56,53 @@ CudnnDescriptor device_properties(const Cudnn& cudnn, const std::string& json) {
   return properties;
 }
 
-std::vector<CudnnDescriptor> engine_configurations(const Cudnn& cudnn, const AttentionGraph& graph,
-                                                   const CudnnDevice& device, bool deterministic) {
-  CudnnDescriptor heuristic(cudnn, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
-  const cudnnBackendHeurMode_t mode = CUDNN_HEUR_MODE_A;
-  if (device.properties != nullptr) heuristic.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, *device.properties);
-  heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph.descriptor())
-      .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode)
-      .finalize("looking for kernels");
-
-  std::vector<CudnnDescriptor> configurations;
-  std::vector<cudnnBackendDescriptor_t> raw;
-  for (std::int64_t i = 0; i < kProposals; ++i) {
-    configurations.emplace_back(cudnn, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-    raw.push_back(configurations.back().get());
-  }
+std::vector<cudnnBackendNumericalNote_t> engine_notes(const Cudnn& cudnn,
+                                                      const CudnnDescriptor& configuration) {
+  const CudnnDescriptor engine = engine_of(cudnn, configuration);
+  std::vector<cudnnBackendNumericalNote_t> notes(CUDNN_NUMERICAL_NOTE_TYPE_COUNT);
+  const auto most = static_cast<std::int64_t>(notes.size());
   std::int64_t count = 0;
-  cudnn.check(cudnn.get_attribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                  CUDNN_TYPE_BACKEND_DESCRIPTOR, kProposals, &count, raw.data()),
-              "looking for kernels");
-  configurations.erase(configurations.begin() + std::min(count, kProposals), configurations.end());
-  if (deterministic)
-    std::erase_if(configurations, [&](const auto& c) { return marked_nondeterministic(cudnn, c); });
+  cudnn.check(cudnn.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                  most, &count, notes.data()),
+              "asking for an engine's notes");
+  notes.resize(static_cast<std::size_t>(std::min(count, most)));
+  return notes;
+}
+
+std::vector<CudnnDescriptor> engine_configurations(const Cudnn& cudnn, const CudnnDescriptor& graph,
+                                                   const CudnnDevice& device, const CudnnWish& wish) {
+  std::vector<CudnnDescriptor> configurations;
+  propose(cudnn, graph, device, CUDNN_HEUR_MODE_A, configurations);
+  if (wish.slow_ones) propose(cudnn, graph, device, CUDNN_HEUR_MODE_FALLBACK, configurations);
+  if (!wish.without.empty())
+    std::erase_if(configurations, [&](const CudnnDescriptor& c) {
+      const auto notes = engine_notes(cudnn, c);
+      return std::find_first_of(notes.begin(), notes.end(), wish.without.begin(), wish.without.end()) !=
+             notes.end();
+    });
   return configurations;
 }
 
+std::int64_t engine_number(const Cudnn& cudnn, const CudnnDescriptor& configuration) {
+  return number(cudnn, engine_of(cudnn, configuration), CUDNN_ATTR_ENGINE_GLOBAL_INDEX,
+                "asking for an engine's number");
+}
+
+std::int64_t configuration_workspace(const Cudnn& cudnn, const CudnnDescriptor& configuration) {
+  return number(cudnn, configuration, CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE,
+                "asking for the size of a workspace");
+}
+
+std::int64_t plan_workspace(const Cudnn& cudnn, const CudnnDescriptor& plan) {
+  return number(cudnn, plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, "asking for the size of a workspace");
+}
+
 CudnnDescriptor first_plan(const Cudnn& cudnn, const std::vector<CudnnDescriptor>& configurations,
-                           const CudnnDevice& device) {
+                           const CudnnDevice& device, const CudnnWish& wish) {
   if (configurations.empty())
-    throw CudnnError("cuDNN " + cudnn.version_text() + " has no kernel for this attention on this device",
-                     CUDNN_STATUS_NOT_SUPPORTED);
+    throw CudnnError(
+        "cuDNN " + cudnn.version_text() + " has no kernel for " + wish.what + " like this on this device",
+        CUDNN_STATUS_NOT_SUPPORTED);
   for (std::size_t i = 0;; ++i) {
     try {
       CudnnDescriptor plan(cudnn, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
@@ -77,7 +111,10 @@ CudnnDescriptor first_plan(const Cudnn& cudnn, const std::vector<CudnnDescriptor
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *device.properties);
       else
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &device.handle);
-      plan.finalize("making code for an attention");
+      plan.finalize(("making code for " + wish.what).c_str());
+      if (plan_workspace(cudnn, plan) > wish.most_workspace)
+        throw CudnnError("cuDNN " + cudnn.version_text() + " asks for too much workspace for " + wish.what,
+                         CUDNN_STATUS_NOT_SUPPORTED);
       return plan;
     } catch (const CudnnError&) {
       if (i + 1 == configurations.size()) throw;
@@ -85,42 +122,24 @@ CudnnDescriptor first_plan(const Cudnn& cudnn, const std::vector<CudnnDescriptor
   }
 }
 
-std::int64_t engine_number(const Cudnn& cudnn, const CudnnDescriptor& configuration) {
-  const CudnnDescriptor engine = engine_of(cudnn, configuration);
-  std::int64_t number = -1, count = 0;
-  cudnn.check(
-      cudnn.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count, &number),
-      "asking for an engine's number");
-  return number;
-}
-
-AttentionPlan::AttentionPlan(std::shared_ptr<const Cudnn> cudnn, AttentionPass pass, const HeadLayout& layout,
-                             const CudnnDevice& device)
+CudnnPlan::CudnnPlan(std::shared_ptr<const Cudnn> cudnn, CudnnGraph graph, const CudnnDevice& device,
+                     CudnnWish wish)
     : cudnn_(std::move(cudnn)),
-      graph_(cudnn_, pass, layout, device.handle),
-      configurations_(engine_configurations(*cudnn_, graph_, device, pass != AttentionPass::backward_atomic)),
-      plan_(first_plan(*cudnn_, configurations_, device)) {
-  std::int64_t count = 0;
-  cudnn_->check(cudnn_->get_attribute(plan_.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64,
-                                      1, &count, &workspace_bytes_),
-                "asking for the size of a workspace");
-}
+      wish_(std::move(wish)),
+      graph_(std::move(graph)),
+      configurations_(engine_configurations(*cudnn_, graph_.descriptor(), device, wish_)),
+      plan_(first_plan(*cudnn_, configurations_, device, wish_)),
+      workspace_bytes_(plan_workspace(*cudnn_, plan_)) {}
 
-void AttentionPlan::run(cudnnHandle_t handle, std::span<const std::pair<AttentionTensor, void*>> bindings,
-                        void* workspace) const {
-  std::vector<std::int64_t> names;
-  std::vector<void*> pointers;
-  for (const auto& [name, pointer] : bindings) {
-    names.push_back(static_cast<std::int64_t>(name));
-    pointers.push_back(pointer);
-  }
+void CudnnPlan::run(cudnnHandle_t handle, std::span<const std::int64_t> names,
+                    std::span<void* const> pointers, void* workspace) const {
   CudnnDescriptor pack(*cudnn_, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, std::span<const std::int64_t>(names))
+  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, names)
       .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR,
            static_cast<std::int64_t>(pointers.size()), pointers.data())
       .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace)
-      .finalize("binding an attention's tensors");
-  cudnn_->check(cudnn_->execute(handle, plan_.get(), pack.get()), "an attention");
+      .finalize("binding tensors");
+  cudnn_->check(cudnn_->execute(handle, plan_.get(), pack.get()), wish_.what.c_str());
 }
 
 }  // namespace spectrain

@@ -91,6 +91,10 @@ class Converted {
 
 }  // namespace
 
+const Tensor& prepared_tensor(const PreparedMatrix& w, const char* kernel) {
+  return prepared(w, kernel).tensor();
+}
+
 std::unique_ptr<PreparedMatrix> CudaBackend::prepare(const Tensor& master, DType compute, bool backward) {
   require_float(master, "prepare", "master");
   require(compute == DType::f32 || compute == DType::bf16, "prepare", "compute is neither f32 nor bf16");

@@ -11,7 +11,7 @@ struct CudaOptions {
   int max_blocks = 0;
   // As if the device had no more than this compute capability (80: no kernels for Hopper); 0: as it is.
   int most_capability = 0;
-  bool cudnn = true;       // attention through cuDNN where it is found and has a kernel for the shape
+  bool cudnn = true;       // attention and convolutions through cuDNN where it has kernels for the shape
   bool cusolver = true;    // factorisations through cuSOLVER where it is found
   std::string plan_cache;  // a file that keeps the algorithms chosen for matrix products; empty: none is kept
 };

@@ -36,4 +36,8 @@ class Products {
 };
 std::unique_ptr<Products> make_products(CudaBackend& backend);
 
+// What prepare() made, [N,K] in the compute dtype (matrices.cpp). Throws std::logic_error in `kernel`'s name
+// where another backend made it.
+const Tensor& prepared_tensor(const PreparedMatrix& w, const char* kernel);
+
 }  // namespace spectrain

@@ -1,12 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
-#include <map>
 #include <random>
 #include <sstream>
 #include <string>
@@ -14,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cuda_plugin.h"
+#include "tests/kernels/cudnn_programs.h"
 #include "tests/kernels/device_as_host.h"
 
 // Attention through cuDNN. Without a GPU: cuDNN is shown the graphs and an H100's properties, and must
@@ -28,74 +26,19 @@ namespace {
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-const std::string kEngines = SPECTRAIN_BINARY_DIR "/cudnn_engines";
 const std::string kArithmetic = SPECTRAIN_BINARY_DIR "/cudnn_arithmetic";
-const std::string kH100 = SPECTRAIN_SOURCE_DIR "/tests/kernels/cudnn/h100_device_properties.json";
 
-struct Found {
-  int operations = 0;
-  std::vector<int> engines;
-  std::int64_t workspace = -1;
-  int code = -1;
-};
-
-struct Outcome {
-  int code = -1;
-  std::string text;
-  std::map<std::string, Found> passes;
-};
-
-// How cuDNN names the two ends of making code: all done, and stopped by the stand-in for the driver.
-constexpr int kMade = 0, kStoppedByTheDriver = 5001;
-
-Found parse(std::istringstream& line) {
-  Found found;
-  std::string word, section;
-  while (line >> word) {
-    if (word == "operations" || word == "engines" || word == "workspace" || word == "code") {
-      section = word;
-      continue;
-    }
-    const long long value = std::stoll(word);
-    if (section == "operations") found.operations = static_cast<int>(value);
-    if (section == "engines") found.engines.push_back(static_cast<int>(value));
-    if (section == "workspace") found.workspace = value;
-    if (section == "code") found.code = static_cast<int>(value);
-  }
-  return found;
-}
-
-// A program with a layout; its output.
-Outcome started(const std::string& program, const HeadLayout& l) {
-  std::ostringstream command;
-  command << program << " " << l.batch << " " << l.heads << " " << l.kv_heads << " " << l.head_dim << " "
-          << l.context << " 2>&1";
-  Outcome outcome;
-  FILE* const pipe = popen(command.str().c_str(), "r");
-  char buffer[4096];
-  for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) outcome.text.append(buffer, n);
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
-  return outcome;
-}
-
-Outcome engines(const HeadLayout& l, const char* what = "look") {
-  Outcome outcome = started("'" + kEngines + "' '" + kH100 + "' " + what, l);
-  std::istringstream lines(outcome.text);
-  for (std::string line; outcome.code == 0 && std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::string name;
-    words >> name;
-    outcome.passes[name] = parse(words);
-  }
-  return outcome;
+std::string numbers_of(const HeadLayout& l) {
+  std::ostringstream numbers;
+  numbers << " " << l.batch << " " << l.heads << " " << l.kv_heads << " " << l.head_dim << " " << l.context;
+  return numbers.str();
 }
 
 class CudnnGraph
     : public ::testing::TestWithParam<std::tuple<int, int, int>> {  // head_dim, kv_heads, context
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(kEngines)) GTEST_SKIP() << "built without CUDA or without cuDNN's headers";
+    if (!std::filesystem::exists(kCudnnEngines)) GTEST_SKIP() << kNoCudnnPrograms;
   }
 };
 
@@ -103,14 +46,15 @@ TEST_P(CudnnGraph, CudnnHasHopperKernelsForIt) {
   const auto [head_dim, kv_heads, context] = GetParam();
   const HeadLayout layout{2, context, 12, kv_heads, head_dim};
   const bool make = context == 1024;  // takes a while
-  const Outcome outcome = engines(layout, make ? "make" : "look");
+  const CudnnOutcome outcome = cudnn_engines(make ? "make" : "look", "attention" + numbers_of(layout));
   if (outcome.code == 77) GTEST_SKIP() << outcome.text;
   ASSERT_EQ(outcome.code, 0) << outcome.text;
   ASSERT_EQ(outcome.passes.size(), 3u) << outcome.text;
   for (const auto& [name, found] : outcome.passes) {
     EXPECT_THAT(found.engines, Not(IsEmpty())) << name;
     if (make) {
-      EXPECT_TRUE(found.code == kMade || found.code == kStoppedByTheDriver) << name << " " << found.code;
+      EXPECT_TRUE(found.code == kCudnnMade || found.code == kCudnnStoppedByTheDriver)
+          << name << " " << found.code;
     }
   }
   // The kernels made for this generation, and not only those for all of them: 2 forward, 6 backward.
@@ -138,8 +82,8 @@ INSTANTIATE_TEST_SUITE_P(Layouts, CudnnGraph,
                          });
 
 TEST(CudnnGraphRefused, AHeadThatIsTooWideIsNoKernel) {
-  if (!std::filesystem::exists(kEngines)) GTEST_SKIP() << "built without CUDA or without cuDNN's headers";
-  const Outcome outcome = engines({2, 1024, 12, 12, 512}, "make");
+  if (!std::filesystem::exists(kCudnnEngines)) GTEST_SKIP() << kNoCudnnPrograms;
+  const CudnnOutcome outcome = cudnn_engines("make", "attention" + numbers_of({2, 1024, 12, 12, 512}));
   if (outcome.code == 77) GTEST_SKIP() << outcome.text;
   ASSERT_EQ(outcome.code, 0) << outcome.text;
   EXPECT_THAT(outcome.passes.at("backward").engines, IsEmpty()) << outcome.text;
@@ -150,8 +94,8 @@ class CudnnArithmetic : public ::testing::TestWithParam<HeadLayout> {};
 
 // A graph with dk and dv exchanged is recognised, too: so its operations are also done one by one.
 TEST_P(CudnnArithmetic, IsAttentionAndItsGradient) {
-  if (!std::filesystem::exists(kArithmetic)) GTEST_SKIP() << "built without CUDA or without cuDNN's headers";
-  const Outcome outcome = started("'" + kArithmetic + "'", GetParam());
+  if (!std::filesystem::exists(kArithmetic)) GTEST_SKIP() << kNoCudnnPrograms;
+  const CudnnOutcome outcome = started("'" + kArithmetic + "'" + numbers_of(GetParam()));
   EXPECT_EQ(outcome.code, 0) << outcome.text;
   EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 3) << outcome.text;
 }

@@ -1,15 +1,12 @@
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <exception>
-#include <map>
 #include <random>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
-#include "kernels/cuda/cudnn_graph.h"
+#include "kernels/cuda/cudnn_attention.h"
+#include "tests/kernels/cudnn/played_cudnn.h"
 #include "tests/reference/reference_backend.h"
 
 // cudnn_arithmetic BATCH HEADS KV_HEADS HEAD_DIM CONTEXT
@@ -22,70 +19,6 @@
 namespace spectrain {
 namespace {
 
-using Dims = std::array<std::int64_t, 4>;
-
-struct Noted {
-  cudnnBackendDescriptorType_t type;
-  std::map<int, std::vector<unsigned char>> attributes;
-  std::vector<double> memory;  // of a virtual tensor
-  double* values = nullptr;
-
-  template <class T>
-  T get(cudnnBackendAttributeName_t name, std::size_t i = 0) const {
-    const auto found = attributes.find(name);
-    if (found == attributes.end()) throw std::logic_error("an attribute is missing: " + std::to_string(name));
-    T value;
-    std::memcpy(&value, found->second.data() + i * sizeof(T), sizeof(T));
-    return value;
-  }
-  bool has(cudnnBackendAttributeName_t name) const { return attributes.count(name) != 0; }
-  Noted& other(cudnnBackendAttributeName_t name) const { return *static_cast<Noted*>(get<void*>(name)); }
-  Dims dims(cudnnBackendAttributeName_t name) const {
-    Dims d{};
-    for (std::size_t i = 0; i < 4; ++i) d[i] = get<std::int64_t>(name, i);
-    return d;
-  }
-  Dims shape() const { return dims(CUDNN_ATTR_TENSOR_DIMENSIONS); }
-  Dims strides() const { return dims(CUDNN_ATTR_TENSOR_STRIDES); }
-};
-
-std::size_t size_of_type(cudnnBackendAttributeType_t type) {
-  switch (type) {
-    case CUDNN_TYPE_INT64:
-    case CUDNN_TYPE_BACKEND_DESCRIPTOR:
-    case CUDNN_TYPE_HANDLE:
-      return 8;
-    case CUDNN_TYPE_BOOLEAN:
-      return 1;
-    default:
-      return 4;  // enumerations
-  }
-}
-
-std::shared_ptr<const Cudnn> played_cudnn() {
-  auto cudnn = std::make_shared<Cudnn>();
-  cudnn->version = 99999;
-  cudnn->create_descriptor = [](cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t* d) {
-    auto* const noted = new Noted;
-    noted->type = type;
-    *d = noted;
-    return CUDNN_STATUS_SUCCESS;
-  };
-  cudnn->destroy_descriptor = [](cudnnBackendDescriptor_t d) {
-    delete static_cast<Noted*>(d);
-    return CUDNN_STATUS_SUCCESS;
-  };
-  cudnn->set_attribute = [](cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name,
-                            cudnnBackendAttributeType_t type, std::int64_t count, const void* values) {
-    const auto* const bytes = static_cast<const unsigned char*>(values);
-    static_cast<Noted*>(d)->attributes[name] = {bytes,
-                                                bytes + static_cast<std::size_t>(count) * size_of_type(type)};
-    return CUDNN_STATUS_SUCCESS;
-  };
-  cudnn->finalize = [](cudnnBackendDescriptor_t) { return CUDNN_STATUS_SUCCESS; };
-  return cudnn;
-}
-
 using Bindings = std::map<AttentionTensor, double*>;
 
 class Machine {
@@ -93,7 +26,7 @@ class Machine {
   explicit Machine(const Bindings& bindings) {
     for (const auto& [name, pointer] : bindings) bindings_[static_cast<std::int64_t>(name)] = pointer;
   }
-  void run(const AttentionGraph& graph) {
+  void run(const CudnnGraph& graph) {
     const auto& noted = *static_cast<Noted*>(graph.descriptor().get());
     for (int i = 0; i < graph.operations(); ++i)
       operation(
@@ -277,7 +210,7 @@ bool compare(const char* name, AttentionPass pass, Case& c) {
                              {T::scale, &scale},
                              {T::one, &one},
                              {T::minus_infinity, &minus_infinity}};
-  const AttentionGraph graph(played_cudnn(), pass, c.l);
+  const CudnnGraph graph = attention_graph(played_cudnn(), pass, c.l);
   Machine(bindings).run(graph);
   const double difference = pass == AttentionPass::forward
                                 ? std::max(largest_difference(out, c.out), largest_difference(lse, c.lse))

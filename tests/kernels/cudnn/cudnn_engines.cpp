@@ -5,40 +5,54 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <string>
+#include <utility>
 
-#include "kernels/cuda/cudnn_plan.h"
+#include "kernels/cuda/cudnn_attention.h"
+#include "kernels/cuda/cudnn_convolution.h"
 
-// cudnn_engines PROPERTIES look|make BATCH HEADS KV_HEADS HEAD_DIM CONTEXT
-// What cuDNN has for the attention of such a layout on a GPU that need not be there, one line for each pass:
-//   forward operations 14 engines 2 1 workspace 256 code 5001
+// cudnn_engines PROPERTIES look|make attention BATCH HEADS KV_HEADS HEAD_DIM CONTEXT
+// cudnn_engines PROPERTIES look|make convolution BATCH HEIGHT WIDTH CHANNELS KERNEL_HEIGHT KERNEL_WIDTH
+// STRIDE PADDING
+//               FILTERS f32|bf16
+// What cuDNN has for the attention of such a layout, or for such a convolution, on a GPU that need not be
+// there, one line for each pass:
+//   forward operations 14 engines 2 1 first_marks 0 marks 0 workspace 256 code 5001
+// The marks (cudnnBackendNumericalNote_t) are those of the first engine and of all of them.
 // With "make" the first engine's code is made, too, half a second each. It cannot be loaded here: the last
-// number is the status with which that ends (0 with a GPU's driver, -1 where it was not tried). A process of
-// its own because cuDNN looks for the driver's library, and a stand-in for it, once loaded, is there for
-// everybody in the process. Exit code 77: no cuDNN here, the reason on standard output.
+// number is the status with which that ends (0 with a GPU's driver, or for kernels that come with the
+// library; -1 where it was not tried). A process of its own because cuDNN looks for the driver's library, and
+// a stand-in for it, once loaded, is there for everybody in the process. Exit code 77: no cuDNN here, the
+// reason on standard output.
 
 namespace spectrain {
 namespace {
 
 constexpr int kSkipped = 77;
 
-void show(const std::shared_ptr<const Cudnn>& cudnn, const char* name, AttentionPass pass,
-          const HeadLayout& layout, const CudnnDevice& device, bool make) {
-  const AttentionGraph graph(cudnn, pass, layout);
-  auto configurations = engine_configurations(*cudnn, graph, device, pass != AttentionPass::backward_atomic);
+void show(const std::shared_ptr<const Cudnn>& cudnn, const char* name, const CudnnGraph& graph,
+          const CudnnWish& wish, const CudnnDevice& device, bool make) {
+  auto configurations = engine_configurations(*cudnn, graph.descriptor(), device, wish);
   std::printf("%s operations %d engines", name, graph.operations());
   for (const CudnnDescriptor& c : configurations)
     std::printf(" %lld", static_cast<long long>(engine_number(*cudnn, c)));
-  std::int64_t workspace = -1, count = 0;
-  if (!configurations.empty())
-    cudnn->check(cudnn->get_attribute(configurations.front().get(), CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE,
-                                      CUDNN_TYPE_INT64, 1, &count, &workspace),
-                 "asking for the size of a workspace");
+  std::set<int> marks;
+  std::printf(" first_marks");
+  for (const CudnnDescriptor& c : configurations)
+    for (const cudnnBackendNumericalNote_t note : engine_notes(*cudnn, c)) {
+      if (&c == &configurations.front()) std::printf(" %d", static_cast<int>(note));
+      marks.insert(static_cast<int>(note));
+    }
+  std::printf(" marks");
+  for (const int mark : marks) std::printf(" %d", mark);
+  const std::int64_t workspace =
+      configurations.empty() ? -1 : configuration_workspace(*cudnn, configurations.front());
   int status = -1;
   if (make) {
     if (configurations.size() > 1) configurations.erase(configurations.begin() + 1, configurations.end());
     try {
-      first_plan(*cudnn, configurations, device);
+      first_plan(*cudnn, configurations, device, wish);
       status = 0;
     } catch (const CudnnError& e) {
       status = static_cast<int>(e.status);
@@ -47,7 +61,38 @@ void show(const std::shared_ptr<const Cudnn>& cudnn, const char* name, Attention
   std::printf(" workspace %lld code %d\n", static_cast<long long>(workspace), status);
 }
 
-int run(char** arguments) {
+struct Shown {
+  std::shared_ptr<const Cudnn> cudnn;
+  CudnnDevice device;
+  bool make = false;
+};
+
+void show_attention(const Shown& s, char** numbers) {
+  const auto number = [&](int i) { return std::atoll(numbers[i]); };
+  HeadLayout layout;
+  layout.batch = number(0), layout.heads = number(1), layout.kv_heads = number(2);
+  layout.head_dim = number(3), layout.context = number(4);
+  using P = AttentionPass;
+  for (const auto& [name, pass] : {std::pair{"forward", P::forward}, std::pair{"backward", P::backward},
+                                   std::pair{"backward_atomic", P::backward_atomic}})
+    show(s.cudnn, name, attention_graph(s.cudnn, pass, layout), attention_wish(pass), s.device, s.make);
+}
+
+void show_convolution(const Shown& s, char** numbers) {
+  const auto number = [&](int i) { return std::atoll(numbers[i]); };
+  const ConvolutionShape shape{
+      {number(0), number(1), number(2), number(3), number(4), number(5), number(6), number(7)},
+      number(8),
+      std::string(numbers[9]) == "bf16" ? DType::bf16 : DType::f32};
+  using P = ConvolutionPass;
+  for (const auto& [name, pass] :
+       {std::pair{"forward", P::forward}, std::pair{"backward_input", P::backward_input},
+        std::pair{"backward_filters", P::backward_filters}})
+    show(s.cudnn, name, convolution_graph(s.cudnn, pass, shape), convolution_wish(shape.dtype), s.device,
+         s.make);
+}
+
+int run(int count, char** arguments) {
   if (dlopen("libcuda.so.1", RTLD_LAZY) == nullptr && dlopen(SPECTRAIN_DRIVER_STUB, RTLD_LAZY) == nullptr) {
     std::printf("neither NVIDIA's driver nor the toolkit's stand-in for it: %s\n", dlerror());
     return kSkipped;
@@ -61,17 +106,14 @@ int run(char** arguments) {
   std::ifstream file(arguments[0]);
   const std::string json{std::istreambuf_iterator<char>(file), {}};
   const CudnnDescriptor properties = device_properties(*cudnn, json);
-  const CudnnDevice device{nullptr, &properties};
-  HeadLayout layout;
-  layout.batch = std::atoll(arguments[2]);
-  layout.heads = std::atoll(arguments[3]);
-  layout.kv_heads = std::atoll(arguments[4]);
-  layout.head_dim = std::atoll(arguments[5]);
-  layout.context = std::atoll(arguments[6]);
-  const bool make = std::string(arguments[1]) == "make";
-  show(cudnn, "forward", AttentionPass::forward, layout, device, make);
-  show(cudnn, "backward", AttentionPass::backward, layout, device, make);
-  show(cudnn, "backward_atomic", AttentionPass::backward_atomic, layout, device, make);
+  const Shown shown{cudnn, {nullptr, &properties}, std::string(arguments[1]) == "make"};
+  const std::string kind = arguments[2];
+  if (kind == "attention" && count == 8)
+    show_attention(shown, arguments + 3);
+  else if (kind == "convolution" && count == 13)
+    show_convolution(shown, arguments + 3);
+  else
+    return 2;
   return 0;
 }
 
@@ -79,9 +121,9 @@ int run(char** arguments) {
 }  // namespace spectrain
 
 int main(int count, char** arguments) {
-  if (count != 8) return 2;
+  if (count < 4) return 2;
   try {
-    return spectrain::run(arguments + 1);
+    return spectrain::run(count - 1, arguments + 1);
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;
