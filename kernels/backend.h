@@ -447,6 +447,24 @@ class ImageKernels {
   virtual void pool_backward(PoolKind kind, const Patches& p, const Tensor& dy, const Tensor& x,
                              const Tensor& dx) = 0;
 
+  // A convolution as a whole, where the backend has a library with one; the defaults have none. False: there
+  // is none for these shapes, and nothing was written: unfold() and a product do the same.
+  // y [places,N] = unfold(x) . filters^T;  filters [N, patch]; x, y of the compute dtype
+  virtual bool convolution(const Patches& /*p*/, const Tensor& /*x*/, const PreparedMatrix& /*filters*/,
+                           const Tensor& /*y*/) {
+    return false;
+  }
+  // dx [pixels, channels] = fold(dy . filters)
+  virtual bool convolution_backward_input(const Patches& /*p*/, const Tensor& /*dy*/,
+                                          const PreparedMatrix& /*filters*/, const Tensor& /*dx*/) {
+    return false;
+  }
+  // dfilters [N, patch] (+)= dy^T . unfold(x), in master dtype
+  virtual bool convolution_backward_filters(const Patches& /*p*/, const Tensor& /*dy*/, const Tensor& /*x*/,
+                                            const Tensor& /*dfilters*/, bool /*accumulate*/) {
+    return false;
+  }
+
  protected:
   ~ImageKernels() = default;
 };

@@ -31,6 +31,7 @@ struct Run {
   std::vector<std::uint8_t> accumulate;         // per input: add to din instead of overwriting it
   Tensor workspace;                             // workspace_bytes() bytes, as i32
   double gradient_scale = 1;                    // of the loss
+  bool training = true;                         // the pass will have, or has had, a backward part
   const SampledLabels* sampled = nullptr;       // a loss replaces its targets first
 };
 

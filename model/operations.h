@@ -31,13 +31,17 @@ std::unique_ptr<Operation> make_with_columns(std::int64_t first, std::int64_t co
 std::unique_ptr<Operation> make_gate();                                                // x, gates
 std::unique_ptr<Operation> make_previous(std::int64_t context);                        // x
 
-// operations_layers.cpp
+// operations_images.cpp
 std::unique_ptr<Operation> make_unfold(const Patches& patches);               // x
 std::unique_ptr<Operation> make_pool(PoolKind kind, const Patches& patches);  // x
-std::unique_ptr<Operation> make_reshape(Shape shape);                         // x
-std::unique_ptr<Operation> make_batch_norm(double eps);                       // x, gain, bias
-std::unique_ptr<Operation> make_squared_error();                              // y, target, mask
-std::unique_ptr<Operation> make_class_loss(double smoothing);                 // logits, targets
+std::unique_ptr<Operation> make_convolution(const Patches& patches);          // x, filters
+
+// operations_layers.cpp
+std::unique_ptr<Operation> make_reshape(Shape shape);  // x
+std::unique_ptr<Operation> make_batch_norm(double eps,
+                                           double momentum);   // x, gain, bias, running mean and variance
+std::unique_ptr<Operation> make_squared_error();               // y, target, mask
+std::unique_ptr<Operation> make_class_loss(double smoothing);  // logits, targets
 
 // Forward fusions: one kernel for two recorded operations, with the backward passes of both unchanged.
 // nullptr when `op` is not of that kind.

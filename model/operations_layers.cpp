@@ -3,46 +3,11 @@
 #include "model/operation_parts.h"
 #include "model/operations.h"
 
-// Operations of networks that are not transformers: images, batch norm, other losses. All are made of the
-// backend's kernels and formulas.
+// Operations of networks that are not transformers: batch norm, other losses. All are made of the backend's
+// kernels and formulas.
 
 namespace spectrain {
 namespace {
-
-class Unfold final : public Operation {
- public:
-  explicit Unfold(const Patches& patches) : patches_(patches) {}
-  std::string_view name() const override { return "unfold"; }
-  std::vector<ValueSpec> outputs(const std::vector<Shape>& in) const override {
-    require_fit(in[0] == Shape{patches_.pixels(), patches_.channels}, name(), in);
-    return {{Shape{patches_.places(), patches_.patch()}, false}};
-  }
-  void forward(const Run& r) const override { r.backend->unfold(patches_, r.in[0], r.out[0]); }
-  void backward(const Run& r) const override { r.backend->fold(patches_, r.dout[0], r.din[0]); }
-  bool cheap() const override { return true; }
-
- private:
-  Patches patches_;
-};
-
-class Pool final : public Operation {
- public:
-  Pool(PoolKind kind, const Patches& patches) : kind_(kind), patches_(patches) {}
-  std::string_view name() const override { return "pool"; }
-  std::vector<ValueSpec> outputs(const std::vector<Shape>& in) const override {
-    require_fit(in[0] == Shape{patches_.pixels(), patches_.channels}, name(), in);
-    return {{Shape{patches_.places(), patches_.channels}, false}};
-  }
-  void forward(const Run& r) const override { r.backend->pool(kind_, patches_, r.in[0], r.out[0]); }
-  void backward(const Run& r) const override {
-    r.backend->pool_backward(kind_, patches_, r.dout[0], r.in[0], r.din[0]);
-  }
-  bool backward_reads_input(std::size_t) const override { return true; }
-
- private:
-  PoolKind kind_;
-  Patches patches_;
-};
 
 // In place wherever memory allows: then nothing is done.
 class Reshape final : public Operation {
@@ -66,12 +31,16 @@ class Reshape final : public Operation {
   Shape shape_;
 };
 
-// Statistics are outputs 1 and 2: the mean and 1 / sqrt(variance + eps) of each column. The backward pass:
+// Statistics are outputs 1 and 2: the mean and 1 / sqrt(variance + eps) of each column; inputs 3 and 4, where
+// they are there, the running mean and variance. The backward pass:
 //   h = (x - mean) rstd;  dbias = sum dy;  dgain = sum dy h;
 //   dx = rstd (g - mean(g) - h mean(g h)),  g = dy gain,  so with the sums above: mean(g) = gain dbias / R
 class BatchNorm final : public Operation {
  public:
-  explicit BatchNorm(double eps) : eps_(eps) {
+  BatchNorm(double eps, double momentum) : eps_(eps), momentum_(momentum) {
+    if (!(momentum >= 0 && momentum <= 1)) throw std::logic_error("batch_norm: momentum in [0, 1]");
+    // tensors: running statistic, the batch's sum; numbers: 1 - momentum, momentum / count
+    running_.assign(0, running_.number(0) * running_.tensor(0) + running_.number(1) * running_.tensor(1));
     sum_.sum_of(sum_.tensor(0));
     squares_.sum_of(square(squares_.tensor(0) - squares_.tensor(1, Extent::columns)));
     // tensors: result, sums; numbers: 1 / R, eps
@@ -103,18 +72,19 @@ class BatchNorm final : public Operation {
   std::string_view name() const override { return "batch_norm"; }
   std::vector<ValueSpec> outputs(const std::vector<Shape>& in) const override {
     const Shape vector{in[0].cols()};
-    require_fit(
-        in[0].rank() == 2 && (in[1].rank() == 0 || in[1] == vector) && (in[2].rank() == 0 || in[2] == vector),
-        name(), in);
+    bool fits = in[0].rank() == 2 && (in[3].rank() == 0) == (in[4].rank() == 0);
+    for (std::size_t i = 1; i < in.size(); ++i) fits = fits && (in[i].rank() == 0 || in[i] == vector);
+    require_fit(fits && (in[3].rank() == 0 || in[0].rows() > 1), name(), in);
     return {{in[0], false}, {vector, true}, {vector, true}};
   }
   void forward(const Run& r) const override {
     const Tensor &x = r.in[0], &mean = r.out[1], &rstd = r.out[2];
-    const double share = 1 / static_cast<double>(x.rows());
-    r.backend->reduce(sum_, {}, {x}, Extent::columns, mean);
-    r.backend->evaluate(mean_, {share}, {mean, mean});
-    r.backend->reduce(squares_, {}, {x, mean}, Extent::columns, rstd);
-    r.backend->evaluate(rstd_, {share, eps_}, {rstd, rstd});
+    if (r.training || !r.in[3]) {
+      of_the_batch(r);
+    } else {
+      r.backend->copy(r.in[3], mean);
+      r.backend->evaluate(rstd_, {1, eps_}, {rstd, r.in[4]});
+    }
     std::vector<Tensor> tensors{x, r.out[0], mean, rstd};
     for (const std::size_t i : {1u, 2u})
       if (r.in[i]) tensors.push_back(r.in[i]);
@@ -137,6 +107,7 @@ class BatchNorm final : public Operation {
   }
   bool backward_reads_input(std::size_t i) const override { return i < 2; }
   bool backward_reads_output(std::size_t i) const override { return i > 0; }
+  bool differentiable_input(std::size_t i) const override { return i < 3; }
   bool accumulates(std::size_t) const override { return true; }
   std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType, bool,
                               std::size_t) const override {
@@ -144,6 +115,19 @@ class BatchNorm final : public Operation {
   }
 
  private:
+  void of_the_batch(const Run& r) const {
+    const Tensor &x = r.in[0], &mean = r.out[1], &rstd = r.out[2];
+    const double share = 1 / static_cast<double>(x.rows());
+    r.backend->reduce(sum_, {}, {x}, Extent::columns, mean);
+    r.backend->evaluate(mean_, {share}, {mean, mean});
+    r.backend->reduce(squares_, {}, {x, mean}, Extent::columns, rstd);
+    if (r.in[3]) {
+      const double spread = momentum_ / static_cast<double>(x.rows() - 1);
+      r.backend->evaluate(running_, {1 - momentum_, momentum_}, {r.in[3], mean});
+      r.backend->evaluate(running_, {1 - momentum_, spread}, {r.in[4], rstd});
+    }
+    r.backend->evaluate(rstd_, {share, eps_}, {rstd, rstd});
+  }
   void deliver(const Run& r, std::size_t i, const Tensor& gradient) const {
     if (!r.din[i]) return;
     if (r.accumulate[i])
@@ -151,8 +135,8 @@ class BatchNorm final : public Operation {
     else
       r.backend->copy(gradient, r.din[i]);
   }
-  double eps_;
-  Formula sum_, squares_, mean_, rstd_, forward_[2][2], along_, backward_[2][2], add_;
+  double eps_, momentum_;
+  Formula running_, sum_, squares_, mean_, rstd_, forward_[2][2], along_, backward_[2][2], add_;
 };
 
 class SquaredError final : public Operation {
@@ -266,12 +250,10 @@ class ClassLoss final : public Operation {
 
 }  // namespace
 
-std::unique_ptr<Operation> make_unfold(const Patches& patches) { return std::make_unique<Unfold>(patches); }
-std::unique_ptr<Operation> make_pool(PoolKind kind, const Patches& patches) {
-  return std::make_unique<Pool>(kind, patches);
-}
 std::unique_ptr<Operation> make_reshape(Shape shape) { return std::make_unique<Reshape>(shape); }
-std::unique_ptr<Operation> make_batch_norm(double eps) { return std::make_unique<BatchNorm>(eps); }
+std::unique_ptr<Operation> make_batch_norm(double eps, double momentum) {
+  return std::make_unique<BatchNorm>(eps, momentum);
+}
 std::unique_ptr<Operation> make_squared_error() { return std::make_unique<SquaredError>(); }
 std::unique_ptr<Operation> make_class_loss(double smoothing) {
   return std::make_unique<ClassLoss>(smoothing);

@@ -10,8 +10,9 @@
 namespace spectrain {
 
 // What a parameter is for. Roles, never names or the number of dimensions, decide which optimizer rule
-// applies.
-enum class Role : std::uint8_t { embedding, head, hidden, gain, bias, scalar };
+// applies. Those that are fixed get no gradient and no rule: filters that stay as they are, running
+// statistics.
+enum class Role : std::uint8_t { embedding, head, hidden, gain, bias, scalar, fixed };
 std::string_view name_of(Role role);
 
 struct Initializer {

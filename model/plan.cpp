@@ -67,8 +67,7 @@ class Planner {
         const int v = node(i).inputs[k];
         if (v < 0) continue;
         at(last_use_, v) = i;
-        any |= node(i).op->differentiable_input(k) &&
-               (value(v).kind == Kind::parameter || at(needs_gradient_, v));
+        any |= node(i).op->differentiable_input(k) && (trained(v) || at(needs_gradient_, v));
       }
       at(needs_gradient_, node(i).outputs[0]) = any;
     }
@@ -77,7 +76,11 @@ class Planner {
   bool wants_gradient(const Recording::Node& n, std::size_t k) const {
     const int v = n.inputs[k];
     return v >= 0 && n.op->differentiable_input(k) &&
-           (value(v).kind == Kind::parameter || needs_gradient_[static_cast<std::size_t>(v)]);
+           (trained(v) || needs_gradient_[static_cast<std::size_t>(v)]);
+  }
+  bool trained(int v) const {
+    return value(v).kind == Kind::parameter &&
+           r_.parameters[static_cast<std::size_t>(value(v).index)].role != Role::fixed;
   }
   bool differentiates(int i) const { return needs_gradient_[static_cast<std::size_t>(node(i).outputs[0])]; }
 

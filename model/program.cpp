@@ -140,6 +140,7 @@ struct Program::Impl {
     s.action = &a;
     s.run.backend = s.partner_run.backend = &backend;
     s.run.compute = s.partner_run.compute = options.compute;
+    s.run.training = s.partner_run.training = options.training;
     s.run.in = tensors(a.in);
     s.run.out = tensors(a.out);
     s.run.dout = tensors(a.dout);

@@ -21,6 +21,8 @@ std::string_view name_of(Role role) {
       return "bias";
     case Role::scalar:
       return "scalar";
+    case Role::fixed:
+      return "fixed";
   }
   throw std::logic_error("unknown role");
 }
@@ -137,8 +139,11 @@ Value Tape::pool(PoolKind kind, Value x, const Patches& patches) {
   return record(make_pool(kind, patches), {x});
 }
 Value Tape::reshape(Value x, Shape shape) { return record(make_reshape(shape), {x}); }
-Value Tape::batch_norm(Value x, Value gain, Value bias, double eps) {
-  return record(make_batch_norm(eps), {x, gain, bias});
+Value Tape::convolution(Value x, Value filters, const Patches& patches) {
+  return record(make_convolution(patches), {x, filters});
+}
+Value Tape::batch_norm(Value x, Value gain, Value bias, double eps, const RunningStatistics& running) {
+  return record(make_batch_norm(eps, running.momentum), {x, gain, bias, running.mean, running.variance});
 }
 Value Tape::squared_error(Value y, Value target, Value mask) {
   return record(make_squared_error(), {y, target, mask});

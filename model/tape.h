@@ -80,15 +80,25 @@ class Tape {
   Value with_columns(Value x, std::int64_t first, Value v);
   // y[r, g D + d] = x[r, g D + d] gates[r, g];  x [R,G D], gates [R,G]
   Value gate(Value x, Value gates);
-  // Images lie channels last, [batch * height * width, channels]; a convolution is unfold() and linear() with
-  // filters [out channels, kernel_height kernel_width channels].
+  // Images lie channels last, [batch * height * width, channels]; filters are [N, patches.patch()], a row
+  // kernel_height kernel_width channels. convolution(): y [places, N] = unfold(x) . filters^T
   Value unfold(Value x, const Patches& patches);
+  Value convolution(Value x, Value filters, const Patches& patches);
   Value pool(PoolKind kind, Value x, const Patches& patches);
   // The same numbers in the same order as another matrix: [R,C] as [R', C'], R C = R' C'.
   Value reshape(Value x, Shape shape);
   // Over the rows of x [R,C]: y = (x - mean) / sqrt(variance + eps) gain + bias with the batch's own biased
   // statistics; gain, bias [C] may be empty  (Ioffe, Szegedy 2015)
-  Value batch_norm(Value x, Value gain, Value bias, double eps);
+  //   With running statistics each training pass moves them, the variance by its unbiased estimate, and a
+  // program for evaluation normalises by them:
+  //   running = (1 - momentum) running + momentum (mean, or sum (x - mean)^2 / (R - 1))
+  // They are parameters [C] of the role fixed, which start at 0 and at 1.
+  struct RunningStatistics {
+    Value mean, variance;
+    double momentum = 0.1;
+  };
+  Value batch_norm(Value x, Value gain, Value bias, double eps) { return batch_norm(x, gain, bias, eps, {}); }
+  Value batch_norm(Value x, Value gain, Value bias, double eps, const RunningStatistics& running);
   // losses[r] = 1/2 sum_c mask (y - target)^2;  y, target [R,C], mask [R,C] may be empty
   Value squared_error(Value y, Value target, Value mask = {});
   // losses[r] of small numbers of classes: cross entropy of logits [R,K] (the value, not a head) with the

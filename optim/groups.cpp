@@ -14,7 +14,7 @@ namespace spectrain {
 
 namespace {
 
-constexpr std::size_t kRoles = 6;
+constexpr std::size_t kRoles = 6;       // that are trained
 constexpr std::size_t kAlignment = 64;  // of every tensor of state: a cache line, a vector register
 
 std::int64_t trained_rows(const ParameterInfo& p) {
@@ -152,6 +152,7 @@ OptimizerPlan plan_groups(std::span<const ParameterInfo* const> parameters, cons
   }
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const ParameterInfo& p = *parameters[i];
+    if (p.role == Role::fixed) continue;
     const auto group = owner[static_cast<std::size_t>(p.role)];
     if (!group)
       throw RequestError(

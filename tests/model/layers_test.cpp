@@ -177,7 +177,93 @@ TEST(Layers, BatchNormNormalises) {
   }
 }
 
-// A convolution against its definition, six loops.
+// Against the definition in torch.nn.BatchNorm2d's documentation: running = (1 - momentum) running + momentum
+// x, the variance unbiased; training normalises by the batch, evaluation by what runs.
+TEST(Layers, BatchNormsRunningStatistics) {
+  constexpr std::size_t kRows = 6, kColumns = 3;
+  constexpr double kMomentum = 0.4, kEps = 1e-12;
+  const Record record = [](Tape& t) {
+    const Value bias = vector(t, "bias", kColumns, Role::bias);
+    const Tape::RunningStatistics running{
+        t.parameter("mean", {kColumns}, Role::fixed, Initializer::zeros()),
+        t.parameter("variance", {kColumns}, Role::fixed, Initializer::ones()), kMomentum};
+    const Value y = t.batch_norm(t.real_input("x", {kRows, kColumns}), {}, bias, kEps, running);
+    return t.squared_error(y, t.real_input("y", {kRows, kColumns}));
+  };
+  const std::vector<float> zero(kRows * kColumns, 0);
+  const auto reference = make_reference_backend();
+  const auto cpu = make_cpu_backend();
+  for (Backend* const backend : {reference.get(), cpu.get()}) {
+    SCOPED_TRACE(backend->name());
+    Network net(*backend, backend->master(), record, {{"x", zero}, {"y", zero}}, {});
+    const double close = backend->master() == DType::f64 ? 1e-13 : 1e-5;
+    const auto numbers = [&](const char* name) {
+      return values_of(*backend,
+                       net.parameters->view(static_cast<std::size_t>(net.parameters->find(name))).value);
+    };
+    const std::vector<double> bias = numbers("bias");
+    double mean[kColumns] = {0, 0, 0}, variance[kColumns] = {1, 1, 1};
+    std::vector<float> x;
+    for (std::uint64_t step = 1; step <= 3; ++step) {
+      x = some_numbers(kRows * kColumns, step, static_cast<double>(step));
+      net.program->set_input("x", std::span<const float>(x));
+      const auto gradients = net.gradients();
+      EXPECT_EQ(gradients.at("mean"), std::vector<double>(kColumns, 0));
+      double loss = 0, expected = 0;
+      for (const double l : net.program->host_result()) loss += l;
+      for (std::size_t c = 0; c < kColumns; ++c) {
+        double sum = 0, squares = 0;
+        for (std::size_t r = 0; r < kRows; ++r) sum += static_cast<double>(x[r * kColumns + c]);
+        for (std::size_t r = 0; r < kRows; ++r)
+          squares += std::pow(static_cast<double>(x[r * kColumns + c]) - sum / kRows, 2);
+        // sum over rows of (h + bias)^2 / 2, h of mean 0
+        expected += 0.5 * (squares / (squares / kRows + kEps) + kRows * bias[c] * bias[c]);
+        mean[c] = (1 - kMomentum) * mean[c] + kMomentum * sum / kRows;
+        variance[c] = (1 - kMomentum) * variance[c] + kMomentum * squares / (kRows - 1);
+        EXPECT_NEAR(numbers("mean")[c], mean[c], close);
+        EXPECT_NEAR(numbers("variance")[c], variance[c], close);
+      }
+      EXPECT_NEAR(loss, expected, 100 * close);
+    }
+    x = some_numbers(kRows * kColumns, 9, 2);
+    net.evaluation->set_input("x", std::span<const float>(x));
+    double expected = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const std::size_t c = i % kColumns;
+      expected +=
+          0.5 * std::pow((static_cast<double>(x[i]) - mean[c]) / std::sqrt(variance[c] + kEps) + bias[c], 2);
+    }
+    for (int again = 0; again < 2; ++again) EXPECT_NEAR(net.loss(), expected, 100 * close);
+    EXPECT_NEAR(numbers("mean")[0], mean[0], close) << "an evaluation moved it";
+  }
+}
+
+TEST(Layers, BatchNormRefusesHalfOfTheRunningStatistics) {
+  Tape t;
+  const Value x = t.real_input("x", {4, 2}), one = t.real_input("one", {1, 2});
+  const Value mean = t.parameter("mean", {2}, Role::fixed, Initializer::zeros());
+  const Value variance = t.parameter("variance", {2}, Role::fixed, Initializer::ones());
+  EXPECT_THROW(t.batch_norm(x, {}, {}, 1e-5, {mean, {}, 0.1}), std::logic_error);
+  EXPECT_THROW(t.batch_norm(x, {}, {}, 1e-5, {mean, variance, 1.5}), std::logic_error);
+  EXPECT_THROW(t.batch_norm(one, {}, {}, 1e-5, {mean, variance, 0.1}), std::logic_error);
+}
+
+// What is fixed keeps its value and its gradient of zero, and what lies behind it still learns.
+TEST(Layers, FixedFiltersGetNoGradient) {
+  const Record record = [](Tape& t) {
+    const Value first = matrix(t, "a", 4, 3);
+    const Value frozen = t.parameter("frozen", {2, 4}, Role::fixed, Initializer::normal(1));
+    const Value y = t.linear(t.linear(t.real_input("x", {5, 3}), first), frozen);
+    return t.squared_error(y, t.real_input("y", {5, 2}));
+  };
+  const auto reference = make_reference_backend();
+  Network net(*reference, DType::f64, record, {{"x", some_numbers(15, 1)}, {"y", some_numbers(10, 2)}}, {});
+  const auto gradients = net.gradients();
+  EXPECT_EQ(gradients.at("frozen"), std::vector<double>(8, 0));
+  EXPECT_NE(gradients.at("a"), std::vector<double>(12, 0));
+}
+
+// A convolution against its definition, six loops, and against unfold() and a product.
 TEST(Layers, ConvolutionsAreProducts) {
   const Patches p{.batch = 2,
                   .height = 5,
@@ -189,6 +275,11 @@ TEST(Layers, ConvolutionsAreProducts) {
                   .padding = 1};
   const Record record = [p](Tape& t) {
     const Value y =
+        t.convolution(t.real_input("x", {p.pixels(), p.channels}), matrix(t, "w", 4, p.patch()), p);
+    return t.squared_error(y, t.real_input("y", {p.places(), 4}));
+  };
+  const Record by_hand = [p](Tape& t) {
+    const Value y =
         t.linear(t.unfold(t.real_input("x", {p.pixels(), p.channels}), p), matrix(t, "w", 4, p.patch()));
     return t.squared_error(y, t.real_input("y", {p.places(), 4}));
   };
@@ -196,7 +287,10 @@ TEST(Layers, ConvolutionsAreProducts) {
   const std::vector<float> zero(static_cast<std::size_t>(p.places() * 4), 0);
   check(record, {{"x", x}, {"y", some_numbers(zero.size(), 2)}}, {});
   const auto reference = make_reference_backend();
-  Network conv(*reference, DType::f64, record, {{"x", x}, {"y", zero}}, {});
+  Network conv(*reference, DType::f64, record, {{"x", x}, {"y", zero}}, {}),
+      product(*reference, DType::f64, by_hand, {{"x", x}, {"y", zero}}, {});
+  EXPECT_EQ(conv.loss(), product.loss());
+  EXPECT_EQ(conv.gradients(), product.gradients());
   const std::vector<double> w = values_of(*reference, conv.parameters->view(0).value);
   double total = 0;
   for (std::int64_t b = 0; b < p.batch; ++b)
@@ -228,8 +322,7 @@ TEST(Layers, ASmallConvolutionalNetwork) {
     for (const double smoothing : {0.0, 0.2})
       check(
           [&](Tape& t) {
-            Value x =
-                t.linear(t.unfold(t.real_input("x", {first.pixels(), 2}), first), matrix(t, "w1", 4, 18));
+            Value x = t.convolution(t.real_input("x", {first.pixels(), 2}), matrix(t, "w1", 4, 18), first);
             x = t.activation(Activation::gelu, t.batch_norm(x, {}, vector(t, "b1", 4, Role::bias), 1e-5));
             const Patches half{.batch = 3,
                                .height = 6,
@@ -241,10 +334,42 @@ TEST(Layers, ASmallConvolutionalNetwork) {
             x = t.pool(kind, x, half);
             const Patches rest{
                 .batch = 3, .height = 3, .width = 3, .channels = 4, .kernel_height = 3, .kernel_width = 3};
-            const Value logits = t.linear(t.unfold(x, rest), matrix(t, "head", 5, 36));
+            const Value logits = t.convolution(x, matrix(t, "head", 5, 36), rest);
             return t.class_loss(logits, t.input("label", {3}), smoothing);
           },
           {{"x", some_numbers(static_cast<std::size_t>(first.pixels() * 2), 1)}}, {{"label", {0, 4, 2}}});
+}
+
+// More images than are unfolded at a time, whose number does not divide them: 200 of 64 KiB.
+TEST(Layers, AConvolutionOfManyImages) {
+  const Patches p{.batch = 200,
+                  .height = 16,
+                  .width = 16,
+                  .channels = 7,
+                  .kernel_height = 3,
+                  .kernel_width = 3,
+                  .padding = 1};
+  const auto record = [p](bool whole) {
+    return [p, whole](Tape& t) {
+      Value x = t.linear(t.real_input("x", {p.pixels(), 1}), matrix(t, "spread", 7, 1));
+      const Value w = matrix(t, "w", 2, p.patch());
+      x = whole ? t.convolution(x, w, p) : t.linear(t.unfold(x, p), w);
+      return t.squared_error(x, t.real_input("y", {p.places(), 2}));
+    };
+  };
+  const Numbers numbers{{"x", some_numbers(static_cast<std::size_t>(p.pixels()), 1)},
+                        {"y", some_numbers(static_cast<std::size_t>(2 * p.places()), 2)}};
+  const auto cpu = make_cpu_backend();
+  Network parts(*cpu, DType::f32, record(true), numbers, {}),
+      product(*cpu, DType::f32, record(false), numbers, {});
+  EXPECT_NEAR(parts.loss(), product.loss(), 1e-6 * product.loss());
+  const auto of_parts = parts.gradients(), of_product = product.gradients();
+  for (const auto& [name, g] : of_product) {
+    double largest = 0;
+    for (const double x : g) largest = std::max(largest, std::abs(x));
+    for (std::size_t i = 0; i < g.size(); ++i)
+      EXPECT_NEAR(of_parts.at(name)[i], g[i], 1e-4 * largest) << name << " " << i;
+  }
 }
 
 TEST(Layers, LabelSmoothingByItsDefinition) {

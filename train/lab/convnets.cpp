@@ -39,7 +39,7 @@ Picture2d convolve(Tape& t, const Picture2d& in, const std::string& name, std::i
                   .stride = 1,
                   .padding = padding};
   const Value filters = t.parameter(name, {out, p.patch()}, Role::hidden, init);
-  return {t.linear(t.unfold(in.x, p), filters), in.batch, p.out_height(), out};
+  return {t.convolution(in.x, filters, p), in.batch, p.out_height(), out};
 }
 
 Picture2d pooled(Tape& t, PoolKind kind, const Picture2d& in, std::int64_t kernel) {
