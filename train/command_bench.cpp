@@ -75,8 +75,8 @@ BenchResult measure(const RunConfig& config, Backend& backend, Session& session,
   session.parameters().initialize(config.run.seed);
   Optimizer optimizer(backend, session.parameters().views(), config.optimizer);
   Program& program = session.training();
-  session.set_batch(program, random_tokens(config.batch.tokens, config.model.vocab, "bench tokens"),
-                    random_tokens(config.batch.tokens, config.model.vocab, "bench targets"));
+  session.set_training_batch(random_tokens(config.batch.tokens, config.model.vocab, "bench tokens"),
+                             random_tokens(config.batch.tokens, config.model.vocab, "bench targets"));
 
   BenchResult r;
   // The first step touches memory for the first time; a device that records work does so in the next ones.

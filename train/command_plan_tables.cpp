@@ -34,6 +34,11 @@ Tape record(const RunConfig& config) {
   transformer(tape, config.model.resolved(), config.micro_batch(), config.batch.context);
   return tape;
 }
+Tape record_validation(const RunConfig& config) {
+  Tape tape;
+  transformer(tape, config.model.resolved(), config.validation_batch(), config.validation_context());
+  return tape;
+}
 
 std::int64_t parameters_of(std::span<const ParameterInfo> parameters, Role role) {
   std::int64_t sum = 0;
@@ -120,6 +125,8 @@ std::string memory_rows(const MemoryTable& m, const RunConfig& c, const BackendS
              fmt::format("{} sequences of {} in {}", c.micro_batch(), c.batch.context,
                          name_of(c.compute.precision))) +
          row("workspace", readable_bytes(m.workspace), "logits, inputs, constants") +
+         row("validation", readable_bytes(m.validation),
+             fmt::format("{} sequences of {}", c.validation_batch(), c.validation_context())) +
          row("total", readable_bytes(m.total()));
 }
 
@@ -142,6 +149,9 @@ MemoryTable memory_table(const RunConfig& config, const BackendSizes& backend) {
   table.gradients = plan.gradients;
   table.activations = plan.activations;
   table.workspace = plan.workspace;
+  const MemoryPlan validation =
+      plan_memory(record_validation(config), backend, program_options(config, false));
+  table.validation = validation.activations + validation.workspace - backend.working_bytes();
   if (!config.optimizer.groups.empty()) {
     table.optimizer_state = Optimizer::state_bytes(tape.parameters(), config.optimizer, backend.master());
     table.optimizer_workspace = Optimizer::workspace_bytes(tape.parameters(), config.optimizer, backend);

@@ -64,6 +64,13 @@ RunConfig share_of_rank(RunConfig config, int ranks) {
   return config;
 }
 
+std::int64_t RunConfig::validation_context() const {
+  return train.validate.context > 0 ? train.validate.context : batch.context;
+}
+std::int64_t RunConfig::validation_batch() const {
+  return std::max<std::int64_t>(1, micro_batch() * batch.context / validation_context());
+}
+
 std::int64_t RunConfig::accumulation() const { return sequences_per_step() / micro_batch(); }
 
 RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, ConfigUse use) {

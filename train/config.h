@@ -60,6 +60,7 @@ struct ValidationSection {
   std::int64_t tokens = 10485760;  // per validation; 0: the whole validation set
   double tail = 0;                 // share of the schedule, at its end, with more validations
   std::int64_t tail_every = 25;    // steps
+  std::int64_t context = 0;        // tokens of a sequence; 0: batch.context
   bool operator==(const ValidationSection&) const = default;
 };
 
@@ -125,6 +126,10 @@ struct RunConfig {
   // sequences_per_step() that holds at most kMicroBatchTokens tokens (at least one sequence).
   std::int64_t micro_batch() const;
   std::int64_t accumulation() const;  // micro-batches per step: sequences_per_step() / micro_batch()
+  // Tokens of a validation sequence, and how many of them are in memory at a time: about as many tokens as in
+  // training.
+  std::int64_t validation_context() const;
+  std::int64_t validation_batch() const;
 
   bool operator==(const RunConfig&) const = default;
 };

@@ -76,7 +76,7 @@ class Checker {
 
   void batch() const {
     const BatchSection& b = c_.batch;
-    multiple_of_context("batch.tokens", b.tokens);
+    multiple_of_context("batch.tokens", b.tokens, "batch.context", b.context);
     if (b.context > c_.model.context)
       fail({"batch.context", "model.context"},
            fmt::format("batch.context is {}, longer than the model's longest sequence; it must be <= {} "
@@ -141,7 +141,16 @@ class Checker {
       fail({"train.tokens"},
            fmt::format("train.steps ({}) and train.tokens ({}) are both given; give exactly one", t.steps,
                        t.tokens));
-    if (t.validate.tokens > 0) multiple_of_context("train.validate.tokens", t.validate.tokens);
+    const std::int64_t context = t.validate.context;
+    if (context > c_.model.context)
+      fail(
+          {"train.validate.context", "model.context"},
+          fmt::format("train.validate.context is {}, longer than the model's longest sequence; it must be <= "
+                      "{} (model.context), or model.context larger",
+                      context, c_.model.context));
+    if (t.validate.tokens > 0)
+      multiple_of_context("train.validate.tokens", t.validate.tokens,
+                          context > 0 ? "train.validate.context" : "batch.context", c_.validation_context());
   }
 
  private:
@@ -159,14 +168,15 @@ class Checker {
     throw RequestError(fmt::format("{}: {}", file_, sentence));
   }
 
-  void multiple_of_context(const std::string& key, std::int64_t tokens) const {
-    const std::int64_t context = c_.batch.context, below = tokens / context * context;
+  void multiple_of_context(const std::string& key, std::int64_t tokens, const std::string& context_key,
+                           std::int64_t context) const {
+    const std::int64_t below = tokens / context * context;
     if (below == tokens) return;
     const std::string fitting =
         below > 0 ? fmt::format("{} or {}", below, below + context) : fmt::format("{}", context);
-    fail({key, "batch.context"},
-         fmt::format("{} is {}{}, not a multiple of batch.context ({}); {} would fit", key, tokens,
-                     places_.count(key) ? "" : " (its default)", context, fitting));
+    fail({key, context_key},
+         fmt::format("{} is {}{}, not a multiple of {} ({}); {} would fit", key, tokens,
+                     places_.count(key) ? "" : " (its default)", context_key, context, fitting));
   }
 
   static std::string divisors_around(std::int64_t n, std::int64_t x) {

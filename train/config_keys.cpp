@@ -222,6 +222,8 @@ void describe(OptionVisitor& v, TrainSection& s, OptimizerConfig& optimizer) {
     inside.field("tail", &s.validate.tail, within(0, 1),
                  "share of the steps, at the end, with more validations");
     inside.field("tail_every", &s.validate.tail_every, count_from(1), "steps between these");
+    inside.field("context", &s.validate.context, within(0, 16777216),
+                 "tokens of a validation sequence; 0: as in training");
   });
   v.section("checkpoint", "saved states", [&](OptionVisitor& inside) {
     inside.field("every", &s.checkpoint.every, count_from(0), "steps; 0: only at the end");

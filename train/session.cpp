@@ -47,16 +47,25 @@ Session::Session(const RunConfig& config, Backend& backend, bool training, Param
 Program& Session::evaluation() {
   if (!evaluation_) {
     Tape tape;
-    const Value losses = transformer(tape, config_.model, micro_batch(), config_.batch.context);
+    const Value losses =
+        transformer(tape, config_.model, config_.validation_batch(), config_.validation_context());
     evaluation_ = std::make_unique<Program>(tape, losses, *parameters_, program_options(config_, false));
   }
   return *evaluation_;
 }
 
-void Session::set_batch(Program& program, std::span<const std::int32_t> tokens,
+void Session::set_batch(Program& program, std::int64_t context, std::span<const std::int32_t> tokens,
                         std::span<const std::int32_t> targets) {
-  set_tokens(program, config_.model, tokens, config_.batch.context, progress_);
+  set_tokens(program, config_.model, tokens, context, progress_);
   program.set_input("targets", targets);
+}
+void Session::set_training_batch(std::span<const std::int32_t> tokens,
+                                 std::span<const std::int32_t> targets) {
+  set_batch(training(), config_.batch.context, tokens, targets);
+}
+void Session::set_evaluation_batch(std::span<const std::int32_t> tokens,
+                                   std::span<const std::int32_t> targets) {
+  set_batch(evaluation(), config_.validation_context(), tokens, targets);
 }
 
 void Session::set_hooks(const ProgramHooks& hooks) {
@@ -67,10 +76,10 @@ void Session::set_hooks(const ProgramHooks& hooks) {
 namespace {
 
 LoaderConfig loader_config(const RunConfig& config, const std::vector<std::string>& files,
-                           std::int64_t sequences) {
+                           std::int64_t context, std::int64_t sequences) {
   LoaderConfig l;
   l.files = expand_shards(files);
-  l.context = config.batch.context;
+  l.context = context;
   l.sequences = sequences;
   l.seed = config.run.seed;
   l.vocab = config.model.vocab;
@@ -80,7 +89,8 @@ LoaderConfig loader_config(const RunConfig& config, const std::vector<std::strin
 }  // namespace
 
 std::unique_ptr<TokenLoader> training_loader(const RunConfig& config) {
-  LoaderConfig l = loader_config(config, config.data.train, config.sequences_per_step());
+  LoaderConfig l =
+      loader_config(config, config.data.train, config.batch.context, config.sequences_per_step());
   l.order = config.data.order;
   l.layout = config.data.layout;
   l.layout_ranks = config.data.layout_ranks;
@@ -91,12 +101,14 @@ std::unique_ptr<TokenLoader> training_loader(const RunConfig& config) {
 }
 
 std::unique_ptr<TokenLoader> validation_loader(const RunConfig& config) {
-  return std::make_unique<TokenLoader>(loader_config(config, config.data.validation, config.micro_batch()));
+  return std::make_unique<TokenLoader>(
+      loader_config(config, config.data.validation, config.validation_context(), config.validation_batch()));
 }
 
 Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t tokens, Collectives* collectives,
                     const EachLoss& each) {
-  const std::int64_t context = session.config().batch.context, batch = session.micro_batch();
+  const std::int64_t context = session.config().validation_context(),
+                     batch = session.config().validation_batch();
   const std::int64_t wanted = tokens > 0 ? std::max<std::int64_t>(1, tokens / context) : validation.windows();
   const std::int64_t sequences = std::min(wanted, validation.windows());
   Program& program = session.evaluation();
@@ -112,7 +124,7 @@ Evaluation evaluate(Session& session, TokenLoader& validation, std::int64_t toke
     validation.read(first / batch, 0, count, std::span(inputs).first(used), std::span(targets).first(used));
     std::fill(inputs.begin() + static_cast<std::ptrdiff_t>(used), inputs.end(), 0);
     std::fill(targets.begin() + static_cast<std::ptrdiff_t>(used), targets.end(), -1);
-    session.set_batch(program, inputs, targets);
+    session.set_evaluation_batch(inputs, targets);
     program.forward();
     program.add_result_to(total);
     if (each) each(targets, program.host_result());

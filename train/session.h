@@ -23,7 +23,7 @@ std::unique_ptr<Backend> make_backend(const ComputeSection& compute, int gpu = 0
 // A configured model in memory: parameters, and programs of the shapes asked for.
 class Session {
  public:
-  // `training`: with gradients, a training program and one for validation of the same micro-batch.
+  // `training`: with gradients, and a training program beside that for validation.
   // `values`: of which parameters master values are kept (model/program.h).
   Session(const RunConfig& config, Backend& backend, bool training,
           Parameters::Values values = Parameters::Values::all);
@@ -32,16 +32,18 @@ class Session {
   Backend& backend() { return backend_; }
   Parameters& parameters() { return *parameters_; }
   Program& training() { return *training_; }
-  Program& evaluation();                      // [micro_batch, context] losses; made at first use
+  Program& evaluation();  // [validation_batch, validation_context] losses; made at first use
   void set_hooks(const ProgramHooks& hooks);  // of both programs
   std::int64_t micro_batch() const { return config_.micro_batch(); }
   // How much of the training is done, 0 to 1: windows of attention that grow depend on it.
   void set_progress(double progress) { progress_ = progress; }
-  // What one of the two programs reads next: [micro_batch, context] tokens and targets.
-  void set_batch(Program& program, std::span<const std::int32_t> tokens,
-                 std::span<const std::int32_t> targets);
+  // What the two programs read next: tokens and targets of their shapes.
+  void set_training_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);
+  void set_evaluation_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);
 
  private:
+  void set_batch(Program& program, std::int64_t context, std::span<const std::int32_t> tokens,
+                 std::span<const std::int32_t> targets);
   RunConfig config_;
   double progress_ = 1;
   Backend& backend_;

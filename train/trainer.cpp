@@ -97,10 +97,11 @@ void Trainer::together(const char* what) { collectives_.wait(collectives_.barrie
 // Token ids that the vocabulary does not have, where the first sequences show them: shards of another
 // tokenizer are refused before the run has a directory.
 void Trainer::try_data() {
-  const auto context = static_cast<std::size_t>(config_.batch.context);
   data_->read(0, collectives_.rank() * micro_batches() * session_->micro_batch(), session_->micro_batch(),
               tokens_, targets_);
-  validation_->read(0, 0, 1, std::span(tokens_).first(context), std::span(targets_).first(context));
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(config_.validation_context())),
+      targets(tokens.size());
+  validation_->read(0, 0, 1, tokens, targets);
 }
 
 void Trainer::record(const MetricsLine& line) {

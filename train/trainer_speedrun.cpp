@@ -13,7 +13,7 @@ namespace spectrain {
 
 RunConfig Trainer::configuration_of(const TrainRequest& request) {
   RunConfig config = with_resolved_model(load_config(request.config, request.overrides));
-  const std::int64_t context = config.batch.context;
+  const std::int64_t context = config.validation_context();
   if (request.speedrun)
     config.train.validate.tokens = std::max(kSpeedrunValidationTokens / context, std::int64_t{1}) * context;
   return config;
@@ -22,7 +22,7 @@ RunConfig Trainer::configuration_of(const TrainRequest& request) {
 void Trainer::begin_speedrun() {
   speedrun_ = std::make_unique<SpeedrunRecord>();
   SpeedrunRecord& r = *speedrun_;
-  const std::int64_t there = validation_->windows() * config_.batch.context;
+  const std::int64_t there = validation_->windows() * config_.validation_context();
   r.configuration = to_yaml(config_);
   r.version = SPECTRAIN_VERSION;
   r.hardware = backend_->description();

@@ -23,7 +23,7 @@ void Trainer::read_micro_batch(std::int64_t step, std::int64_t first) {
   else
     data_->read(step, first, session_->micro_batch(), tokens_, targets_);
   session_->set_progress(progress(step));
-  session_->set_batch(session_->training(), tokens_, targets_);
+  session_->set_training_batch(tokens_, targets_);
 }
 
 void Trainer::forward_backward_sampled(std::int64_t step) {

@@ -99,6 +99,25 @@ TEST(BenchCommand, JsonHoldsEveryNumber) {
     EXPECT_THAT(table.out, HasSubstr(row));
 }
 
+// Longer sequences than in training are measured as if the run had them.
+TEST(EvalCommand, ValidatesOnLongerSequences) {
+  const TinyRun tiny;
+  train(tiny.config(), named("longer", {"model.context=48", "train.steps=3", "train.validate.context=48"}));
+  double last = 0;
+  for (const MetricsLine& line : read_metrics(tiny.directory("longer") + "/metrics.jsonl").lines)
+    if (line.val_loss) last = *line.val_loss;
+  const std::string run = tiny.directory("longer");
+  const Evaluated own = evaluated(tiny, {"--checkpoint", run}),
+                  as_trained = evaluated(tiny, {"--checkpoint", run, "--set", "train.validate.context=0"}),
+                  all_long = evaluated(
+                      tiny, {"--checkpoint", run, "--set", "train.validate.context=0", "--set",
+                             "batch.tokens=48", "--set", "batch.context=48", "--set", "batch.micro_batch=1"});
+  EXPECT_EQ(own.tokens, 288);
+  EXPECT_NEAR(own.loss, last, 1e-6);
+  EXPECT_NEAR(own.loss, all_long.loss, 2e-6);
+  EXPECT_GT(std::abs(own.loss - as_trained.loss), 1e-5) << "the longer context changes nothing";
+}
+
 // What a training session holds after a step, buffers that are made on the way included, against the plan.
 void expect_planned_memory(const RunConfig& config) {
   const auto planner = make_backend(config.compute);
@@ -107,6 +126,7 @@ void expect_planned_memory(const RunConfig& config) {
 
   const auto backend = make_backend(config.compute);
   Session session(config, *backend, true);
+  session.evaluation();
   Optimizer optimizer(*backend, session.parameters().views(), config.optimizer);
   const std::size_t before = backend->allocated_bytes();
   session.parameters().initialize(1);
@@ -130,6 +150,9 @@ TEST(PlanCommand, MemoryIsWhatIsTaken) {
     const std::vector<std::string> where = {std::string("compute.precision=") + precision};
     expect_planned_memory(with_resolved_model(load_config(tiny.config(), where)));
     expect_planned_memory(with_resolved_model(load_config(tiny.adamw_config(), where)));
+    expect_planned_memory(with_resolved_model(
+        load_config(tiny.config(),
+                    {where[0], "model.context=144", "train.validate.context=144", "batch.micro_batch=1"})));
   }
   const std::string quickstart = std::string(SPECTRAIN_SOURCE_DIR) + "/configs/quickstart.yaml";
   expect_planned_memory(with_resolved_model(load_config(quickstart, {})));

@@ -92,6 +92,8 @@ class ConfigRuns : public testing::TestWithParam<std::string> {
              "batch.micro_batch=4", "compute.device=cpu", "compute.threads=1", "train.steps=3",
              "train.log_every=1", "train.validate.every=0", "train.validate.tokens=0"})
       sets.push_back(set);
+    if (config.train.validate.context > 0)
+      sets.push_back(fmt::format("train.validate.context={}", kContext / 2));
     return sets;
   }
 

@@ -139,6 +139,10 @@ TEST_F(Config, RefusesWhatDoesNotFitTogether) {
             "--set train.validate.tokens=100: train.validate.tokens is 100, not a multiple of batch.context "
             "(64); 64 "
             "or 128 would fit");
+  EXPECT_THAT(refusal(path, {"train.validate.tokens=64", "train.validate.context=48"}),
+              HasSubstr("not a multiple of train.validate.context (48); 48 or 96 would fit"));
+  EXPECT_THAT(refusal(path, {"train.validate.context=1000000"}),
+              HasSubstr("train.validate.context is 1000000, longer than the model's longest sequence"));
   EXPECT_THAT(refusal(path, {"batch.micro_batch=5"}),
               HasSubstr("does not divide the 64 sequences of a step"));
   EXPECT_THAT(refusal(path, {"batch.micro_batch=5"}), HasSubstr("4 or 8 would"));
@@ -322,6 +326,7 @@ TEST_F(Config, WrittenAndReadAgainIsTheSame) {
     c.data.order = DataOrder::sequential, c.data.layout_ranks = 5, c.data.document_token = 999;
     if (c.data.layout != DataLayout::documents) c.data.document_length = 0;
     c.train.tokens = 0, c.train.stop = 0, c.train.validate.tokens = 640;
+    c.train.validate.context = 64 * (seed % 3);
     c.optimizer.steps = c.steps();
     for (const bool comments : {false, true})
       ASSERT_EQ(load_config(write("r.yaml", to_yaml(c, comments)), {}), c) << "seed " << seed << "\n"

@@ -189,7 +189,7 @@ double LanguageModel::step(double lr_factor) {
   double sum = 0;
   for (std::int64_t done = 0; done < options_.sequences; done += session_->micro_batch()) {
     for (std::size_t row = 0; row < rows; ++row) read(text_.train, next_window(), row);
-    session_->set_batch(session_->training(), tokens_, targets_);
+    session_->set_training_batch(tokens_, targets_);
     session_->training().forward_backward(1 / tokens, done > 0);
     for (const double loss : session_->training().host_result()) sum += loss;
   }
@@ -209,7 +209,7 @@ double LanguageModel::held_out(std::int64_t tokens, const EachLoss& each) {
     std::fill(targets_.begin(), targets_.end(), -1);
     for (std::int64_t row = 0; row < std::min(rows, count - first); ++row)
       read(text_.held_out, first + row, static_cast<std::size_t>(row));
-    session_->set_batch(session_->evaluation(), tokens_, targets_);
+    session_->set_evaluation_batch(tokens_, targets_);
     session_->evaluation().forward();
     const std::vector<double> losses = session_->evaluation().host_result();
     for (const double loss : losses) sum += loss;
