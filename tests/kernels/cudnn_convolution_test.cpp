@@ -2,15 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
-#include <random>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "kernels/cuda_plugin.h"
+#include "tests/kernels/convolution_case.h"
 #include "tests/kernels/cudnn_programs.h"
 
 // Convolutions through cuDNN, as cudnn_graph_test.cpp tests its attention: without a GPU, that cuDNN has
@@ -109,6 +108,15 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(DType::bf16, DType::f32)),
     case_name);
 
+// What the backend makes of the library's answers, on the emulated GPU.
+TEST(CudnnConvolutionCalls, GoThroughTheRightKernelOrAreRefused) {
+  const std::string program = SPECTRAIN_BINARY_DIR "/cudnn_convolution_calls";
+  if (!std::filesystem::exists(program)) GTEST_SKIP() << kNoCudnnPrograms;
+  const CudnnOutcome outcome = started("'" + program + "'");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.text, "");
+}
+
 // ---- on a GPU
 
 class CudnnConvolutionOnAGpu : public ::testing::TestWithParam<std::tuple<NamedShape, DType>> {
@@ -117,113 +125,21 @@ class CudnnConvolutionOnAGpu : public ::testing::TestWithParam<std::tuple<NamedS
     std::string reason;
     backend_ = make_cuda_backend({}, reason);
     if (!backend_) GTEST_SKIP() << "no GPU: " << reason;
-    const std::string path = backend_path();
-    if (path.empty()) GTEST_SKIP() << "no cuDNN on this machine";
-  }
-  static std::string backend_path() {
     for (const CudaLibrary& library : list_cuda_libraries())
-      if (library.name == "cuDNN" && library.problem.empty()) return library.path;
-    return "";
+      if (library.name == "cuDNN" && !library.problem.empty()) GTEST_SKIP() << library.problem;
+    const auto& [shape, dtype] = GetParam();
+    case_ = std::make_unique<ConvolutionCase>(*backend_, shape.patches, shape.filters, dtype);
   }
-
-  // In the device's memory, of random numbers or of NaN.
-  Tensor random(std::int64_t rows, std::int64_t cols, DType dtype) {
-    const Tensor x = output(rows, cols, dtype);
-    backend_->fill_normal(x, {++seed_, 0}, 0, 1);
-    return x;
-  }
-  Tensor output(std::int64_t rows, std::int64_t cols, DType dtype) {
-    const auto bytes = static_cast<std::size_t>(rows * cols) * size_of(dtype);
-    memory_.push_back(backend_->allocate(bytes, "test"));
-    const Tensor x = memory_.back()->view(dtype, {rows, cols});
-    backend_->fill(x, std::nan(""));
-    return x;
-  }
-  std::vector<double> values(const Tensor& x) {
-    std::vector<float> host(static_cast<std::size_t>(x.numel()));
-    const Tensor wide = output(x.rows(), x.cols(), DType::f32);
-    backend_->copy(x, wide);
-    backend_->copy_to_host(host.data(), wide);
-    return {host.begin(), host.end()};
-  }
-  // |a - b| / |b|; b times `factor`
-  double distance(const Tensor& a, const Tensor& b, double factor = 1) {
-    const std::vector<double> va = values(a), vb = values(b);
-    double difference = 0, size = 0;
-    for (std::size_t i = 0; i < va.size(); ++i) {
-      difference += std::pow(va[i] - factor * vb[i], 2);
-      size += std::pow(factor * vb[i], 2);
-    }
-    return std::sqrt(difference / size);
-  }
-
   std::unique_ptr<Backend> backend_;
-  std::vector<std::unique_ptr<Buffer>> memory_;
-  std::uint64_t seed_ = 0;
+  std::unique_ptr<ConvolutionCase> case_;
 };
 
 TEST_P(CudnnConvolutionOnAGpu, AgreesWithUnfoldedImagesAndWithItself) {
-  const auto& [shape, dtype] = GetParam();
-  const Patches& p = shape.patches;
-  Backend& b = *backend_;
-  const Tensor x = random(p.pixels(), p.channels, dtype), dy = random(p.places(), shape.filters, dtype);
-  const auto filters = b.prepare(random(shape.filters, p.patch(), DType::f32), dtype, true);
-  const Tensor y = output(p.places(), shape.filters, dtype), dx = output(p.pixels(), p.channels, dtype),
-               dw = output(shape.filters, p.patch(), DType::f32);
-  const auto library = [&](const Tensor& to_y, const Tensor& to_dx, const Tensor& to_dw, bool accumulate) {
-    return b.convolution(p, x, *filters, to_y) && b.convolution_backward_input(p, dy, *filters, to_dx) &&
-           b.convolution_backward_filters(p, dy, x, to_dw, accumulate);
-  };
-  const bool all = library(y, dx, dw, false);
-  for (const std::string& note : b.notes()) ADD_FAILURE() << note;
-  ASSERT_TRUE(all);
-
-  const Tensor rows = output(p.places(), p.patch(), dtype), own_y = output(p.places(), shape.filters, dtype),
-               own_dx = output(p.pixels(), p.channels, dtype),
-               own_dw = output(shape.filters, p.patch(), DType::f32);
-  b.unfold(p, x, rows);
-  b.linear(rows, *filters, {}, Activation::none, {}, own_y);
-  b.linear_backward_weight(dy, rows, own_dw, false);
-  b.linear_backward_input(dy, *filters, rows, false);
-  b.fold(p, rows, own_dx);
-  // float32: the order of the sums alone. bf16: each result is rounded once, the own dx also for each element
-  // of the kernel, and the library's dw, which ours is not.
-  const bool wide = dtype == DType::f32;
-  const auto bound = [&](std::int64_t terms) {
-    return wide ? 4 * 0x1p-24 * std::sqrt(static_cast<double>(terms)) : 0x1p-7;
-  };
-  EXPECT_LT(distance(y, own_y), bound(p.patch()));
-  EXPECT_LT(distance(dx, own_dx), bound(shape.filters * p.kernel_height * p.kernel_width));
-  EXPECT_LT(distance(dw, own_dw), bound(p.places()));
-
-  // Once more, added to what is there, in the ordinary way and from a graph.
-  const std::vector<double> once_y = values(y), once_dx = values(dx);
-  const Tensor once_dw = output(shape.filters, p.patch(), DType::f32);
-  b.copy(dw, once_dw);
-  const auto twice = [&] {
-    EXPECT_EQ(values(y), once_y);
-    EXPECT_EQ(values(dx), once_dx);
-    EXPECT_EQ(distance(dw, once_dw, 2), 0);  // the sum of two equal numbers is exact
-    for (const Tensor& t : {y, dx}) b.fill(t, std::nan(""));
-    b.copy(once_dw, dw);
-  };
-  ASSERT_TRUE(library(y, dx, dw, true));
-  twice();
-  const auto replay = b.record([&] { EXPECT_TRUE(library(y, dx, dw, true)); });
-  replay->run();
-  twice();
+  EXPECT_THAT(case_->of_the_library(), IsEmpty());
 }
 
 TEST_P(CudnnConvolutionOnAGpu, WhatLiesCrookedlyIsRefusedOnceAndNotTouched) {
-  const auto& [shape, dtype] = GetParam();
-  const Patches& p = shape.patches;
-  const Tensor x = random(p.pixels() * p.channels + 1, 1, dtype);
-  const Tensor crooked(static_cast<std::byte*>(x.data) + size_of(dtype), dtype, {p.pixels(), p.channels});
-  const Tensor y = output(p.places(), shape.filters, dtype);
-  const auto filters = backend_->prepare(random(shape.filters, p.patch(), DType::f32), dtype, true);
-  for (int i = 0; i < 2; ++i) EXPECT_FALSE(backend_->convolution(p, crooked, *filters, y));
-  EXPECT_EQ(backend_->notes().size(), 1u);
-  for (const double v : values(y)) ASSERT_TRUE(std::isnan(v));
+  EXPECT_THAT(case_->of_a_crooked_tensor(), IsEmpty());
 }
 
 INSTANTIATE_TEST_SUITE_P(

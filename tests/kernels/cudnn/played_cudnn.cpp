@@ -9,6 +9,7 @@ std::size_t size_of_type(cudnnBackendAttributeType_t type) {
     case CUDNN_TYPE_INT64:
     case CUDNN_TYPE_BACKEND_DESCRIPTOR:
     case CUDNN_TYPE_HANDLE:
+    case CUDNN_TYPE_VOID_PTR:
       return 8;
     case CUDNN_TYPE_BOOLEAN:
       return 1;
