@@ -15,6 +15,8 @@ namespace {
 // Above it an unfolded image, which needs as much, is the better choice: every plan keeps its own.
 constexpr std::int64_t kMostWorkspace = std::int64_t{1} << 30;
 
+bool aligned(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0; }
+
 class CudnnConvolution final : public LibraryConvolution {
  public:
   CudnnConvolution(CudaBackend& backend, std::shared_ptr<const Cudnn> cudnn)
@@ -36,21 +38,15 @@ class CudnnConvolution final : public LibraryConvolution {
   bool run(ConvolutionPass pass, const ConvolutionShape& shape, const Tensor& images, const Tensor& filters,
            const Tensor& places, bool accumulate) override {
     if (!broken_.empty()) return refuse(broken_);
-    for (const Tensor* const x : {&images, &filters, &places})
-      if (reinterpret_cast<std::uintptr_t>(x->data) % 16 != 0)
-        return refuse("cuDNN's convolutions need tensors aligned to 16 bytes");
+    const bool gradient_of_filters = pass == ConvolutionPass::backward_filters;
+    if (!aligned(images) || !aligned(places) || (!gradient_of_filters && !aligned(filters)))
+      return refuse("cuDNN's convolutions need tensors aligned to 16 bytes");
     const Entry& entry = find(pass, shape);
     if (!entry.why_not.empty()) return refuse(entry.why_not);
-    // No kernel reads bf16 and writes float32, and none adds to what is there.
-    if (pass != ConvolutionPass::backward_filters) {
+    if (gradient_of_filters)
+      execute_and_add(entry, images, filters, places, accumulate);
+    else
       execute(entry, images, filters, places);
-      return true;
-    }
-    const Tensor gradient(backend_.scratch(static_cast<std::size_t>(filters.numel()) * size_of(shape.dtype)),
-                          shape.dtype, filters.shape);
-    const bool direct = shape.dtype == filters.dtype && !accumulate;
-    execute(entry, images, direct ? filters : gradient, places);
-    if (!direct) backend_.axpby(1, gradient, accumulate ? 1 : 0, filters);
     return true;
   }
 
@@ -75,6 +71,18 @@ class CudnnConvolution final : public LibraryConvolution {
     const std::array<std::pair<T, void*>, 3> bindings = {
         {{T::images, images.data}, {T::filters, filters.data}, {T::places, places.data}}};
     entry.plan->run(handle_, bindings, entry.workspace ? entry.workspace->data() : nullptr);
+  }
+
+  // No kernel reads bf16 and writes float32, and not all add to what is there: the gradient is made in
+  // scratch memory, which is asked for in any case, for the next time may be another one and recorded.
+  void execute_and_add(const Entry& entry, const Tensor& images, const Tensor& sum, const Tensor& places,
+                       bool accumulate) {
+    const DType dtype = entry.shape.dtype;
+    const Tensor gradient(backend_.scratch(static_cast<std::size_t>(sum.numel()) * size_of(dtype)), dtype,
+                          sum.shape);
+    const bool direct = dtype == sum.dtype && !accumulate && aligned(sum);
+    execute(entry, images, direct ? sum : gradient, places);
+    if (!direct) backend_.axpby(1, gradient, accumulate ? 1 : 0, sum);
   }
 
   // The plan for a pass and shape, made when it is not there yet.

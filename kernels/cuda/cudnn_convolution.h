@@ -20,9 +20,10 @@ enum class ConvolutionTensor : std::int64_t {
   places       // y or dy
 };
 
-// All tensors have the shape's dtype, filters' gradients too (cuDNN 9.19 has no engine that reads bf16 and
-// writes float32); sums are float32. Throws CudnnError where cuDNN refuses the description. A handle is
-// needed only to run it.
+// All tensors have the shape's dtype, filters' gradients too: for a gradient from bf16 in float32 cuDNN 9.19
+// has only engines that compile their code for half a second, add another tensor in the same kernel, and want
+// channels in multiples of 8. Sums are float32. Throws CudnnError where cuDNN refuses the description. A
+// handle is needed only to run it.
 CudnnGraph convolution_graph(std::shared_ptr<const Cudnn> cudnn, ConvolutionPass pass,
                              const ConvolutionShape& shape, cudnnHandle_t handle = nullptr);
 

@@ -110,7 +110,7 @@ constexpr KnownLibrary kLibraries[] = {
      "without it nothing can be computed on a GPU"},
     {"cuDNN", "libcudnn.so.9", cudnn_version,
      SPECTRAIN_CUDNN ? nullptr : "this build was made without its headers",
-     "attention is computed by the program's own kernels"},
+     "attention is computed by the program's own kernels, and convolutions as matrix products"},
     {"cuSOLVER", kCusolver, cusolver_version,
      SPECTRAIN_CUSOLVER ? nullptr : "this build was made without its header",
      "optimizers' factorisations are computed on the CPU"},

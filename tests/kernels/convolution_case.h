@@ -72,6 +72,20 @@ class ConvolutionCase {
     return problems_;
   }
 
+  // But the filters' gradient may lie anywhere: in a bucket of gradients.
+  std::vector<std::string> of_a_crooked_gradient() {
+    const Tensor longer = output(dw_.numel() + 1, 1, DType::f32);
+    const Tensor crooked(static_cast<std::byte*>(longer.data) + sizeof(float), DType::f32, dw_.shape);
+    for (const bool accumulate : {false, true}) {
+      const double times = accumulate ? 2 : 1;
+      if (!backward_filters(accumulate) || !b_.convolution_backward_filters(p_, dy_, x_, crooked, accumulate))
+        problem("it was refused");
+      if (values(crooked) != values(dw_)) problem(fmt::format("another gradient, {} times", times));
+    }
+    if (!std::isnan(values(longer)[0])) problem("what is before it was written");
+    return problems_;
+  }
+
   // Every pass is refused, with a note for each that has these words.
   std::vector<std::string> of_a_refusal(const std::string& words) {
     const double before = 3;

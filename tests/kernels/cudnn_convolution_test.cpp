@@ -142,6 +142,10 @@ TEST_P(CudnnConvolutionOnAGpu, WhatLiesCrookedlyIsRefusedOnceAndNotTouched) {
   EXPECT_THAT(case_->of_a_crooked_tensor(), IsEmpty());
 }
 
+TEST_P(CudnnConvolutionOnAGpu, AGradientMayLieAnywhere) {
+  EXPECT_THAT(case_->of_a_crooked_gradient(), IsEmpty());
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Shapes, CudnnConvolutionOnAGpu,
     ::testing::Combine(::testing::Values(NamedShape{"Whitening", {64, 32, 32, 3, 2, 2, 1, 0}, 24},

@@ -163,6 +163,8 @@ cudnnStatus_t execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan, cudnn
     const auto id = bindings.get<std::int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i);
     work.memory[id - 1] = bindings.get<void*>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, i);
   }
+  for (const void* const memory : work.memory)
+    if (reinterpret_cast<std::uintptr_t>(memory) % 16 != 0) wrong = "a tensor that lies crookedly was bound";
   work.workspace = bindings.get<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
   if (work.workspace == nullptr) return CUDNN_STATUS_BAD_PARAM;
   emulator::enqueue(handle->stream, [work] { work.run(); });
@@ -219,6 +221,8 @@ void run(DType dtype) {
   report("refuses", dtype,
          ConvolutionCase(*backend, refused, 6, dtype).of_a_refusal("cuDNN 9.99.9 has no kernel"));
   report("crooked", dtype, ConvolutionCase(*backend, plain, 7, dtype).of_a_crooked_tensor());
+
+  report("crooked gradient", dtype, ConvolutionCase(*backend, plain, 6, dtype).of_a_crooked_gradient());
 
   ConvolutionCase unknown(*backend, plain, 8, dtype);
   bool threw = false;
