@@ -340,15 +340,10 @@ TEST(Layers, ASmallConvolutionalNetwork) {
           {{"x", some_numbers(static_cast<std::size_t>(first.pixels() * 2), 1)}}, {{"label", {0, 4, 2}}});
 }
 
-// More images than are unfolded at a time, whose number does not divide them: 200 of 64 KiB.
+// More images than are unfolded at a time, whose number does not divide them: 200 of 48 KiB.
 TEST(Layers, AConvolutionOfManyImages) {
-  const Patches p{.batch = 200,
-                  .height = 16,
-                  .width = 16,
-                  .channels = 7,
-                  .kernel_height = 3,
-                  .kernel_width = 3,
-                  .padding = 1};
+  const Patches p{
+      .batch = 200, .height = 16, .width = 16, .channels = 7, .kernel_height = 3, .kernel_width = 3};
   const auto record = [p](bool whole) {
     return [p, whole](Tape& t) {
       Value x = t.linear(t.real_input("x", {p.pixels(), 1}), matrix(t, "spread", 7, 1));
