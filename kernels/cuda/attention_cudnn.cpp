@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cudnn_attention.h"
+#include "kernels/cuda/cudnn_kept_plans.h"
 
 // Attention through cuDNN's fused kernels (cudnn_attention.h). A plan is made for each layout when it is met
 // for the first time (its code is compiled, which takes about half a second) and kept.
@@ -37,27 +38,15 @@ void* offset(const Tensor& x, std::int64_t elements) {
 class CudnnAttention final : public LibraryAttention {
  public:
   CudnnAttention(CudaBackend& backend, std::shared_ptr<const Cudnn> cudnn)
-      : backend_(backend), cudnn_(std::move(cudnn)) {
+      : backend_(backend), cudnn_(std::move(cudnn)), plans_(backend, cudnn_, "an attention") {
     // Older versions want the lowest number, which exp() also turns into zero.
     minus_infinity_ = cudnn_->version >= 91000 ? -std::numeric_limits<float>::infinity()
                                                : std::numeric_limits<float>::lowest();
-    try {
-      cudnn_->check(cudnn_->create(&handle_), "starting");
-      cudnn_->check(cudnn_->set_stream(handle_, backend.stream()), "taking a stream");
-    } catch (const CudnnError& e) {
-      broken_ = e.what();
-    }
   }
-  ~CudnnAttention() override {
-    entries_.clear();
-    if (handle_ != nullptr) cudnn_->destroy(handle_);
-  }
-  CudnnAttention(const CudnnAttention&) = delete;
-  CudnnAttention& operator=(const CudnnAttention&) = delete;
 
   bool forward(const HeadLayout& layout, double scale, const Tensor& qkv, const Tensor& out,
                const Tensor& lse) override {
-    Entry* const entry = ready(AttentionPass::forward, layout, {&qkv, &out});
+    const Plans::Entry* const entry = ready(AttentionPass::forward, layout, {&qkv, &out});
     if (entry == nullptr) return false;
     // A layout goes one way from its first call on: a gradient that cannot be had is found out now, and not
     // after a forward pass whose bits no later one repeats.
@@ -72,17 +61,18 @@ class CudnnAttention final : public LibraryAttention {
                                                           {T::lse, rows},
                                                           {T::scale, &factor},
                                                           {T::minus_infinity, &minus_infinity_}}};
-    entry->plan->run(handle_, bindings, entry->workspace_pointer());
+    entry->plan->run(plans_.handle(), bindings, entry->workspace_pointer());
     return true;
   }
 
   bool backward(const HeadLayout& layout, double scale, const Tensor& dout, const Tensor& qkv,
                 const Tensor& out, const Tensor& lse, const Tensor& dqkv) override {
-    Entry* const entry = ready(AttentionPass::backward, layout, {&dout, &qkv, &out, &dqkv});
+    const Plans::Entry* const entry = ready(AttentionPass::backward, layout, {&dout, &qkv, &out, &dqkv});
     if (entry == nullptr) return false;
     float factor = static_cast<float>(scale), one = 1;
     using T = AttentionTensor;
-    for (std::int64_t first = 0; first < layout.batch; first += entry->sequences) {
+    const std::int64_t sequences = sequences_at_once(layout);
+    for (std::int64_t first = 0; first < layout.batch; first += sequences) {
       const std::int64_t row = first * layout.context;
       const std::array<std::pair<T, void*>, 13> bindings = {{{T::q, offset(qkv, row * layout.packed())},
                                                              {T::k, key_of(layout, qkv, row)},
@@ -97,7 +87,7 @@ class CudnnAttention final : public LibraryAttention {
                                                              {T::scale, &factor},
                                                              {T::one, &one},
                                                              {T::minus_infinity, &minus_infinity_}}};
-      entry->plan->run(handle_, bindings, entry->workspace_pointer());
+      entry->plan->run(plans_.handle(), bindings, entry->workspace_pointer());
     }
     return true;
   }
@@ -106,16 +96,7 @@ class CudnnAttention final : public LibraryAttention {
   std::string description() const override { return "cuDNN " + cudnn_->version_text(); }
 
  private:
-  struct Entry {
-    AttentionPass pass;
-    HeadLayout layout;
-    std::int64_t sequences = 0;  // in one run of the plan
-    std::unique_ptr<CudnnPlan> plan;
-    std::unique_ptr<Buffer> workspace;  // of its own: graphs that were recorded point to it
-    std::string why_not;                // empty: the plan can be run
-
-    void* workspace_pointer() const { return workspace ? workspace->data() : nullptr; }
-  };
+  using Plans = CudnnKeptPlans<std::pair<AttentionPass, HeadLayout>>;
 
   static void* key_of(const HeadLayout& l, const Tensor& packed, std::int64_t row) {
     return offset(packed, row * l.packed() + l.width());
@@ -132,7 +113,7 @@ class CudnnAttention final : public LibraryAttention {
     return false;
   }
   bool suits(const HeadLayout& l, std::initializer_list<const Tensor*> tensors) {
-    if (!broken_.empty()) return refuse(broken_);
+    if (!plans_.broken().empty()) return refuse(plans_.broken());
     for (const Tensor* const x : tensors) {
       if (x->dtype != DType::bf16)
         return refuse(fmt::format("cuDNN's attention is for bf16, not {}", name_of(x->dtype)));
@@ -144,29 +125,13 @@ class CudnnAttention final : public LibraryAttention {
   }
 
   // The plan for a layout, made when it is not there yet; null: why_not_ says why.
-  Entry* ready(AttentionPass pass, const HeadLayout& layout, std::initializer_list<const Tensor*> tensors) {
+  const Plans::Entry* ready(AttentionPass pass, const HeadLayout& layout,
+                            std::initializer_list<const Tensor*> tensors) {
     if (!suits(layout, tensors)) return nullptr;
-    Entry& entry = find(pass, layout);
+    const Plans::Entry& entry = plans_.find({pass, layout}, [this](Plans::Entry& e) { make_plan(e); });
     if (entry.why_not.empty()) return &entry;
     why_not_ = entry.why_not;
     return nullptr;
-  }
-  Entry& find(AttentionPass pass, const HeadLayout& layout) {
-    for (const auto& entry : entries_)
-      if (entry->pass == pass && entry->layout == layout) return *entry;
-    if (backend_.recording())
-      throw std::logic_error("recorded work asks for an attention that did not run before it was recorded");
-    auto entry = std::make_unique<Entry>();
-    entry->pass = pass;
-    entry->layout = layout;
-    try {
-      make_plan(*entry);
-    } catch (const Error& e) {  // no kernel for it, or no room for its workspace
-      entry->why_not = e.what();
-      entry->plan.reset();
-    }
-    entries_.push_back(std::move(entry));
-    return *entries_.back();
   }
   // Throws where there can be no gradient; what is not found out here shows when its plan is made.
   void check_backward(const HeadLayout& part) {
@@ -175,24 +140,24 @@ class CudnnAttention final : public LibraryAttention {
       throw Error(fmt::format(
           "{} computes the gradient of contexts that are multiples of 128 only, and this one is {}",
           description(), part.context));
-    const CudnnGraph graph = attention_graph(cudnn_, AttentionPass::backward, part, handle_);
-    if (engine_configurations(*cudnn_, graph.descriptor(), {handle_, nullptr},
+    const CudnnGraph graph = attention_graph(cudnn_, AttentionPass::backward, part, plans_.handle());
+    if (engine_configurations(*cudnn_, graph.descriptor(), {plans_.handle(), nullptr},
                               attention_wish(AttentionPass::backward))
             .empty())
       throw Error(description() + " has no kernel for the gradient of this attention on this device");
   }
-  void make_plan(Entry& entry) {
-    HeadLayout part = entry.layout;
-    part.batch = sequences_at_once(entry.layout);
+  void make_plan(Plans::Entry& entry) {
+    const auto& [pass, layout] = entry.key;
+    HeadLayout part = layout;
+    part.batch = sequences_at_once(layout);
     check_backward(part);  // for the forward pass, too: evaluation and training go the same way
-    if (entry.pass == AttentionPass::forward) part.batch = entry.layout.batch;
-    entry.sequences = part.batch;
-    entry.plan = std::make_unique<CudnnPlan>(cudnn_, attention_graph(cudnn_, entry.pass, part, handle_),
-                                             CudnnDevice{handle_, nullptr}, attention_wish(entry.pass));
+    if (pass == AttentionPass::forward) part.batch = layout.batch;
+    entry.plan = std::make_unique<CudnnPlan>(cudnn_, attention_graph(cudnn_, pass, part, plans_.handle()),
+                                             CudnnDevice{plans_.handle(), nullptr}, attention_wish(pass));
     const std::int64_t bytes = entry.plan->workspace_bytes();
     if (bytes > kWorkspaceLimit)
       throw Error(fmt::format("{} asks for {:.1f} GB of workspace for a context of {}", description(),
-                              static_cast<double>(bytes) / 1e9, entry.layout.context));
+                              static_cast<double>(bytes) / 1e9, layout.context));
     if (bytes > 0)
       entry.workspace =
           backend_.allocate(static_cast<std::size_t>(bytes), "the workspace of cuDNN's attention");
@@ -200,10 +165,9 @@ class CudnnAttention final : public LibraryAttention {
 
   CudaBackend& backend_;
   std::shared_ptr<const Cudnn> cudnn_;
-  cudnnHandle_t handle_ = nullptr;
+  Plans plans_;
   float minus_infinity_;
-  std::string broken_, why_not_;
-  std::vector<std::unique_ptr<Entry>> entries_;
+  std::string why_not_;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/cudnn_convolution.h"
+#include "kernels/cuda/cudnn_kept_plans.h"
 
 // Convolutions through cuDNN (cudnn_convolution.h). A plan is made for each pass and shape when it is met for
 // the first time, and kept.
@@ -20,28 +21,15 @@ bool aligned(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.data) 
 class CudnnConvolution final : public LibraryConvolution {
  public:
   CudnnConvolution(CudaBackend& backend, std::shared_ptr<const Cudnn> cudnn)
-      : backend_(backend), cudnn_(std::move(cudnn)) {
-    try {
-      cudnn_->check(cudnn_->create(&handle_), "starting");
-      cudnn_->check(cudnn_->set_stream(handle_, backend.stream()), "taking a stream");
-    } catch (const CudnnError& e) {
-      broken_ = e.what();
-    }
-  }
-  ~CudnnConvolution() override {
-    entries_.clear();
-    if (handle_ != nullptr) cudnn_->destroy(handle_);
-  }
-  CudnnConvolution(const CudnnConvolution&) = delete;
-  CudnnConvolution& operator=(const CudnnConvolution&) = delete;
+      : backend_(backend), cudnn_(std::move(cudnn)), plans_(backend, cudnn_, "a convolution") {}
 
   bool run(ConvolutionPass pass, const ConvolutionShape& shape, const Tensor& images, const Tensor& filters,
            const Tensor& places, bool accumulate) override {
-    if (!broken_.empty()) return refuse(broken_);
+    if (!plans_.broken().empty()) return refuse(plans_.broken());
     const bool gradient_of_filters = pass == ConvolutionPass::backward_filters;
     if (!aligned(images) || !aligned(places) || (!gradient_of_filters && !aligned(filters)))
       return refuse("cuDNN's convolutions need tensors aligned to 16 bytes");
-    const Entry& entry = find(pass, shape);
+    const Plans::Entry& entry = plans_.find({pass, shape}, [this](Plans::Entry& e) { make_plan(e); });
     if (!entry.why_not.empty()) return refuse(entry.why_not);
     if (gradient_of_filters)
       execute_and_add(entry, images, filters, places, accumulate);
@@ -54,30 +42,24 @@ class CudnnConvolution final : public LibraryConvolution {
   std::string description() const override { return "cuDNN " + cudnn_->version_text(); }
 
  private:
-  struct Entry {
-    ConvolutionPass pass;
-    ConvolutionShape shape;
-    std::unique_ptr<CudnnPlan> plan;
-    std::unique_ptr<Buffer> workspace;  // of its own: graphs that were recorded point to it
-    std::string why_not;                // empty: the plan can be run
-  };
+  using Plans = CudnnKeptPlans<std::pair<ConvolutionPass, ConvolutionShape>>;
 
   bool refuse(std::string reason) {
     why_not_ = std::move(reason);
     return false;
   }
-  void execute(const Entry& entry, const Tensor& images, const Tensor& filters, const Tensor& places) {
+  void execute(const Plans::Entry& entry, const Tensor& images, const Tensor& filters, const Tensor& places) {
     using T = ConvolutionTensor;
     const std::array<std::pair<T, void*>, 3> bindings = {
         {{T::images, images.data}, {T::filters, filters.data}, {T::places, places.data}}};
-    entry.plan->run(handle_, bindings, entry.workspace ? entry.workspace->data() : nullptr);
+    entry.plan->run(plans_.handle(), bindings, entry.workspace_pointer());
   }
 
   // No kernel reads bf16 and writes float32, and not all add to what is there: the gradient is made in
   // scratch memory, which is asked for in any case, for the next time may be another one and recorded.
-  void execute_and_add(const Entry& entry, const Tensor& images, const Tensor& sum, const Tensor& places,
-                       bool accumulate) {
-    const DType dtype = entry.shape.dtype;
+  void execute_and_add(const Plans::Entry& entry, const Tensor& images, const Tensor& sum,
+                       const Tensor& places, bool accumulate) {
+    const DType dtype = entry.key.second.dtype;
     const Tensor gradient(backend_.scratch(static_cast<std::size_t>(sum.numel()) * size_of(dtype)), dtype,
                           sum.shape);
     const bool direct = dtype == sum.dtype && !accumulate && aligned(sum);
@@ -85,30 +67,12 @@ class CudnnConvolution final : public LibraryConvolution {
     if (!direct) backend_.axpby(1, gradient, accumulate ? 1 : 0, sum);
   }
 
-  // The plan for a pass and shape, made when it is not there yet.
-  const Entry& find(ConvolutionPass pass, const ConvolutionShape& shape) {
-    for (const auto& entry : entries_)
-      if (entry->pass == pass && entry->shape == shape) return *entry;
-    if (backend_.recording())
-      throw std::logic_error("recorded work asks for a convolution that did not run before it was recorded");
-    auto entry = std::make_unique<Entry>();
-    entry->pass = pass;
-    entry->shape = shape;
-    try {
-      make_plan(*entry);
-    } catch (const Error& e) {  // no kernel for it, or no room for its workspace
-      entry->why_not = e.what();
-      entry->plan.reset();
-    }
-    entries_.push_back(std::move(entry));
-    return *entries_.back();
-  }
-  void make_plan(Entry& entry) {
-    CudnnWish wish = convolution_wish(entry.shape.dtype);
+  void make_plan(Plans::Entry& entry) {
+    const auto& [pass, shape] = entry.key;
+    CudnnWish wish = convolution_wish(shape.dtype);
     wish.most_workspace = kMostWorkspace;
-    entry.plan =
-        std::make_unique<CudnnPlan>(cudnn_, convolution_graph(cudnn_, entry.pass, entry.shape, handle_),
-                                    CudnnDevice{handle_, nullptr}, wish);
+    entry.plan = std::make_unique<CudnnPlan>(cudnn_, convolution_graph(cudnn_, pass, shape, plans_.handle()),
+                                             CudnnDevice{plans_.handle(), nullptr}, wish);
     if (const std::int64_t bytes = entry.plan->workspace_bytes(); bytes > 0)
       entry.workspace =
           backend_.allocate(static_cast<std::size_t>(bytes), "the workspace of a convolution through cuDNN");
@@ -116,9 +80,8 @@ class CudnnConvolution final : public LibraryConvolution {
 
   CudaBackend& backend_;
   std::shared_ptr<const Cudnn> cudnn_;
-  cudnnHandle_t handle_ = nullptr;
-  std::string broken_, why_not_;
-  std::vector<std::unique_ptr<Entry>> entries_;
+  Plans plans_;
+  std::string why_not_;
 };
 
 }  // namespace
