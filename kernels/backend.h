@@ -120,6 +120,9 @@ class RandomKernels {
   // Element i gets a value that depends on (key, i) alone, the same bits on every backend (random.h).
   virtual void fill_uniform(const Tensor& x, RandomKey key, float low, float high) = 0;
   virtual void fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) = 0;
+  // y[i] = x[i] rounded stochastically, with the random bits of element first + i (stochastic_rounding.h):
+  // the same bits on every backend, however a tensor is cut.  x master or bf16, y bf16 (f64 in the reference)
+  virtual void round_stochastic(const Tensor& x, RandomKey key, std::int64_t first, const Tensor& y) = 0;
 
  protected:
   ~RandomKernels() = default;

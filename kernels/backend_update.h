@@ -22,16 +22,38 @@ struct AdamWStep {
   double gradient_scale = 1;  // g is multiplied by this first (clipping)
 };
 
+// What one call updates of each of many tensors: a model has a hundred small ones, which a device does better
+// together than one by one. All of one part are [n], each part has an n of its own.
+struct AdamWPart {
+  Tensor w, g, m, v;  // master
+};
+struct MomentumPart {
+  Tensor g, m;  // master
+  Tensor u;     // f32 or bf16, on a GPU also f16; of one dtype in all parts
+};
+struct UpdatePart {
+  Tensor w;  // master
+  Tensor u;  // as above
+};
+
 class OptimizerKernels {
  public:
-  virtual void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
-                     const Tensor& v) = 0;
-  // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.  All [n] master.
-  virtual void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
-                            const Tensor& u) = 0;
-  // w = keep w - step u;  u f32 or bf16, on a GPU also f16. (decoupled decay: keep = 1 - lr decay; step = lr
-  // * shape scale)
-  virtual void apply_update(const Tensor& w, double keep, double step, const Tensor& u) = 0;
+  virtual void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) = 0;
+  // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.
+  virtual void ema_momentum(double gradient_scale, double mu, bool nesterov,
+                            std::span<const MomentumPart> parts) = 0;
+  // w = keep w - step u (decoupled decay: keep = 1 - lr decay; step = lr * shape scale)
+  virtual void apply_update(double keep, double step, std::span<const UpdatePart> parts) = 0;
+  void adamw(const AdamWStep& s, std::initializer_list<AdamWPart> parts) {
+    adamw(s, std::span(parts.begin(), parts.size()));
+  }
+  void ema_momentum(double gradient_scale, double mu, bool nesterov,
+                    std::initializer_list<MomentumPart> parts) {
+    ema_momentum(gradient_scale, mu, nesterov, std::span(parts.begin(), parts.size()));
+  }
+  void apply_update(double keep, double step, std::initializer_list<UpdatePart> parts) {
+    apply_update(keep, step, std::span(parts.begin(), parts.size()));
+  }
   // For each matrix of x [B, rows, cols] (or the one of x [rows, cols]), with n its Frobenius norm, in f32:
   // y = x / (safety max(n, 1e-15)).  y of any float dtype; may be in place.
   virtual void normalize(const Tensor& x, double safety, const Tensor& y) = 0;

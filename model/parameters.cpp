@@ -34,6 +34,15 @@ std::uint64_t fingerprint(const std::string& name, const std::vector<std::byte>&
   return h;
 }
 
+// The largest prepared matrix in bf16.
+std::size_t rounded_weight_bytes(const std::vector<ParameterInfo>& infos,
+                                 const std::vector<std::uint8_t>& prepared) {
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < infos.size(); ++i)
+    if (prepared[i]) most = std::max(most, static_cast<std::size_t>(infos[i].shape.numel()) * 2);
+  return most;
+}
+
 // The master values of the largest matrix that is rounded.
 std::size_t rounded_bytes(const std::vector<ParameterInfo>& infos, const std::vector<double>& roundings,
                           DType master) {
@@ -109,8 +118,32 @@ const PreparedMatrix& Parameters::rounded(std::size_t i) const {
   return *rounded_[i];
 }
 
+void Parameters::round_stochastically(std::uint64_t seed) {
+  if (compute_ != DType::bf16) throw std::logic_error("only weights of bf16 are rounded stochastically");
+  std::vector<std::uint8_t> prepared;
+  for (const auto& matrix : prepared_) prepared.push_back(matrix != nullptr);
+  rounding_seed_ = seed;
+  rounding_streams_.clear();
+  for (const ParameterInfo& p : infos_)  // none is that of an initializer
+    rounding_streams_.push_back(stream_of(("rounding of " + p.name).c_str()));
+  rounded_weights_ =
+      backend_.allocate(std::max(rounded_weight_bytes(infos_, prepared), std::size_t{64}), "rounded weights");
+}
+
+void Parameters::round(std::size_t i, std::int64_t first, const Tensor& from, const Tensor& to) {
+  const std::uint64_t stream =
+      rounding_streams_[i] + static_cast<std::uint64_t>(steps_) * 0x9e3779b97f4a7c15ull;
+  backend_.round_stochastic(from, {rounding_seed_, stream}, first, to);
+}
+
 void Parameters::prepare(std::size_t i, const Tensor& values) {
-  if (prepared_[i]) backend_.refresh(*prepared_[i], values);
+  if (prepared_[i] && rounded_weights_) {
+    const Tensor rounded = rounded_weights_->view(DType::bf16, infos_[i].shape);
+    round(i, 0, values, rounded);
+    backend_.refresh(*prepared_[i], rounded);
+  } else if (prepared_[i]) {
+    backend_.refresh(*prepared_[i], values);
+  }
   if (!rounded_[i]) return;
   const Tensor rounded = rounded_values_->view(backend_.master(), infos_[i].shape);
   backend_.round_fp8(Fp8::e4m3, rounding_[i], values, rounded);
@@ -200,6 +233,7 @@ MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const Prog
       if (rounding[i] > 0) m.prepared += backend.prepared_bytes(r.parameters[i].shape, options.compute, true);
     m.workspace += rounded_bytes(r.parameters, rounding, master);
   }
+  if (options.stochastic_rounding) m.workspace += rounded_weight_bytes(r.parameters, used);
   m.activations = plan.arena_bytes;
   m.workspace += plan.workspace_bytes + leaf_bytes(tape, master, options.compute) + backend.working_bytes();
   return m;

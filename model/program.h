@@ -42,6 +42,15 @@ class Parameters {
   // New master values of every parameter: fill(i, whole) writes them, padding rows included.
   void assign(const std::function<void(std::size_t, const Tensor&)>& fill,
               const std::function<void(std::size_t, const Tensor&)>& seen = {});
+  // Prepared matrices of bf16 are rounded stochastically from here on (kernels/stochastic_rounding.h), with
+  // random bits of the seed, the parameter, how many steps its weights have seen, and the element. Takes room
+  // for the largest matrix. Weights that are never prepared, and those of an f32 program, are not rounded.
+  void round_stochastically(std::uint64_t seed);
+  bool rounds_stochastically() const { return rounded_weights_ != nullptr; }
+  void set_steps(std::int64_t steps) { steps_ = steps; }  // that the weights to come have seen
+  // to = from, master values [first, first + n) of parameter i, in bf16 as programs will read them.
+  void round(std::size_t i, std::int64_t first, const Tensor& from, const Tensor& to);
+
   void refresh();               // after master values changed: prepared matrices follow
   void refresh(std::size_t i);  // the same for one
   // New values [shape] of one parameter, master or compute dtype (master where has_value()).
@@ -60,8 +69,12 @@ class Parameters {
   std::vector<std::size_t> offsets_, value_offsets_;  // of gradients, of values
   std::unique_ptr<Buffer> values_, gradients_;
   std::vector<std::unique_ptr<PreparedMatrix>> prepared_, rounded_;
-  std::vector<double> rounding_;            // the scale of each rounded matrix; 0: it has none
-  std::unique_ptr<Buffer> rounded_values_;  // the largest of them, before it is prepared
+  std::vector<double> rounding_;             // the scale of each rounded matrix; 0: it has none
+  std::unique_ptr<Buffer> rounded_values_;   // the largest of them, before it is prepared
+  std::unique_ptr<Buffer> rounded_weights_;  // the largest prepared matrix, rounded stochastically
+  std::uint64_t rounding_seed_ = 0;
+  std::vector<std::uint64_t> rounding_streams_;
+  std::int64_t steps_ = 0;
 };
 
 struct ProgramOptions {
@@ -69,6 +82,7 @@ struct ProgramOptions {
   bool training = true;
   bool recompute = false;                  // run cheap operations (norms, activations) again in the backward
                                            // pass instead of keeping their results
+  bool stochastic_rounding = false;        // of the weights: Parameters::round_stochastically()
   std::size_t logits_budget = 256u << 20;  // bytes of logits that may exist at a time
 };
 

@@ -30,7 +30,10 @@ class FusedAdamW final : public UpdateRule {
   }
   double flops(const Shape& part) const override { return 15.0 * static_cast<double>(part.numel()); }
   std::size_t workspace_bytes(std::span<const Shape>, const BackendSizes&) const override { return 0; }
-  void prepare(Backend& backend, std::span<const Shape>) override { backend_ = &backend; }
+  void prepare(Backend& backend, std::span<const Shape> parts) override {
+    backend_ = &backend;
+    together_.reserve(parts.size());
+  }
 
   void update(const StepContext& context, std::span<const Part> parts) override {
     AdamWStep step;
@@ -41,13 +44,16 @@ class FusedAdamW final : public UpdateRule {
     step.weight_decay = options_.weight_decay;
     step.step = context.step + 1;
     step.gradient_scale = context.gradient_scale;
-    for (const Part& p : parts) backend_->adamw(step, p.weight, p.gradient, p.state[0], p.state[1]);
+    together_.clear();
+    for (const Part& p : parts) together_.push_back({p.weight, p.gradient, p.state[0], p.state[1]});
+    backend_->adamw(step, together_);
   }
 
  private:
   AdamWOptions options_;
   Finish finish_;
   Backend* backend_ = nullptr;
+  std::vector<AdamWPart> together_;  // a step allocates nothing
 };
 
 std::unique_ptr<UpdateRule> by_formula(const AdamWOptions& o, const FinishOptions& finish) {

@@ -144,10 +144,7 @@ void BucketTraffic::start_gathers() {
     const Tensor staged = stage->memory->view(bucket.weights, {bucket.elements()});
     const std::int64_t start = bucket.starts[static_cast<std::size_t>(rank_)], count = bucket.block(rank_);
     const Tensor block = range(staged, start, count);
-    const std::size_t size = size_of(backend_.master());
-    if (count > 0)
-      backend_.copy(
-          masters_->view(backend_.master(), {count}, static_cast<std::size_t>(own_start_[b]) * size), block);
+    if (count > 0) fill_block(b, block);
     Event event;
     if (!bucket.grouped)
       event = collectives_.all_gather(block, staged, weight_names_[b]);
@@ -159,6 +156,21 @@ void BucketTraffic::start_gathers() {
               weight_names_[b]);
     gathers_.push_back({b, stage, event});
   }
+}
+
+// This rank's part of bucket b as the others are to read it.
+void BucketTraffic::fill_block(std::size_t b, const Tensor& block) {
+  const Bucket& bucket = plan_.buckets[b];
+  if (parameters_.rounds_stochastically() && bucket.weights == DType::bf16) {
+    for (const ShardPiece& p : bucket.pieces)
+      if (p.rank == rank_)
+        parameters_.round(p.parameter, p.element, master(p).reshaped({p.numel()}),
+                          range(block, p.offset - bucket.starts[static_cast<std::size_t>(rank_)], p.numel()));
+    return;
+  }
+  const std::size_t size = size_of(backend_.master());
+  backend_.copy(
+      masters_->view(backend_.master(), block.shape, static_cast<std::size_t>(own_start_[b]) * size), block);
 }
 
 void BucketTraffic::finish_gather() {

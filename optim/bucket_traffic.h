@@ -51,6 +51,7 @@ class BucketTraffic {
   };
 
   void send_gradients(std::size_t bucket);
+  void fill_block(std::size_t bucket, const Tensor& block);
   void start_gathers();  // as many as there are free staging buffers
   void finish_gather();  // the oldest
   void unpack(const Bucket& bucket, const Tensor& staged);

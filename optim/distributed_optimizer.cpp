@@ -154,6 +154,7 @@ ProgramHooks DistributedOptimizer::hooks() {
 }
 
 void DistributedOptimizer::initialize(std::uint64_t seed) {
+  impl_->parameters.set_steps(0);
   impl_->parameters.initialize(seed, [this](std::size_t i, const Tensor& whole) {
     if (impl_->traffic) impl_->traffic->take(i, whole);
   });
@@ -165,7 +166,9 @@ void DistributedOptimizer::restart(std::uint64_t seed) {
   impl_->optimizer->restart();
 }
 
-void DistributedOptimizer::assign(const std::function<void(std::size_t i, const Tensor& whole)>& read) {
+void DistributedOptimizer::assign(std::int64_t steps,
+                                  const std::function<void(std::size_t i, const Tensor& whole)>& read) {
+  impl_->parameters.set_steps(steps);
   impl_->parameters.assign(read, [this](std::size_t i, const Tensor& whole) {
     if (impl_->traffic) impl_->traffic->take(i, whole);
   });
@@ -220,10 +223,11 @@ StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const
   losses = {values[count], values[kLoss]};
 
   StepReport report{std::sqrt(values[kSquares]), false};
-  if (!std::isfinite(losses.loss)) return report;
-  report = m.optimizer->update(step, lr_factor, values[kSquares]);
-  if (!report.finite) return report;
-  m.publish();
+  if (std::isfinite(losses.loss)) report = m.optimizer->update(step, lr_factor, values[kSquares]);
+  m.parameters.set_steps(step + 1);
+  // Rounded stochastically, weights are what the seed and the step make of them, as if read from a
+  // checkpoint.
+  if (report.finite || m.parameters.rounds_stochastically()) m.publish();
   return report;
 }
 

@@ -44,8 +44,9 @@ class DistributedOptimizer {
   void initialize(std::uint64_t seed);
   // As initialize(seed) leaves a new one, after any number of steps: weights and state.
   void restart(std::uint64_t seed);
-  // New master values of every parameter: read(i, whole) fills `whole`, padding rows included.
-  void assign(const std::function<void(std::size_t i, const Tensor& whole)>& read);
+  // New master values of every parameter, which have seen so many steps: read(i, whole) fills `whole`,
+  // padding rows included.
+  void assign(std::int64_t steps, const std::function<void(std::size_t i, const Tensor& whole)>& read);
 
   // Before the last micro-batch of a step: gradients that it completes may leave.
   void release_gradients();

@@ -180,6 +180,7 @@ void Finish::prepare(Backend& backend, std::span<const Shape> parts) {
   check(options_, "this rule", weight_decay_);
   backend_ = &backend;
   most_rows_ = most_rows(parts);
+  together_.reserve(parts.size());
   if (plain()) return;
   formulas_ =
       std::make_shared<Formulas>(options_, options_.measured == Measured::row ? Extent::rows : Extent::one);
@@ -189,7 +190,7 @@ void Finish::prepare(Backend& backend, std::span<const Shape> parts) {
 void Finish::apply(const StepContext& context, const Part& part, std::size_t first_slot,
                    const Tensor& direction, double factor) {
   if (plain()) {
-    backend_->apply_update(part.weight, 1 - decay(context), rate(context) * factor, direction);
+    backend_->apply_update(1 - decay(context), rate(context) * factor, {{part.weight, direction}});
     return;
   }
   if (options_.constraint == Constraint::hyperball) {
@@ -211,6 +212,20 @@ void Finish::apply(const StepContext& context, const Part& part, std::size_t fir
   }
   const double values[] = {rate(context), decay(context), factor, options_.brake, options_.floor};
   backend_->evaluate(formulas_->update, std::span(values, whole() ? 5 : 3), tensors);
+}
+
+void Finish::apply(const StepContext& context, std::span<const Part* const> parts, std::size_t first_slot,
+                   const Tensor& directions, double factor) {
+  together_.clear();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Part& part = *parts[i];
+    const Tensor direction = directions.matrix(static_cast<std::int64_t>(i)).reshaped(part.weight.shape);
+    if (plain())
+      together_.push_back({part.weight, direction});
+    else
+      apply(context, part, first_slot, direction, factor);
+  }
+  if (plain()) backend_->apply_update(1 - decay(context), rate(context) * factor, together_);
 }
 
 void Finish::apply_hyperball(const StepContext& context, const Part& part, const Tensor& radius,

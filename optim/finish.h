@@ -80,6 +80,9 @@ class Finish {
   // part.state. Throws Error at step 0 for hyperball and a weight of zeros.
   void apply(const StepContext& context, const Part& part, std::size_t first_slot, const Tensor& direction,
              double factor);
+  // The same for some parts of one shape, directions [B, out, in].
+  void apply(const StepContext& context, std::span<const Part* const> parts, std::size_t first_slot,
+             const Tensor& directions, double factor);
   void restart() { first_step_ = -1; }  // as in UpdateRule
 
  private:
@@ -93,6 +96,7 @@ class Finish {
   std::int64_t most_rows_ = 1;
   std::int64_t first_step_ = -1;  // of this process
   std::vector<Tensor> tensors_;   // of one call; a step allocates nothing
+  std::vector<UpdatePart> together_;
   struct Formulas;
   std::shared_ptr<Formulas> formulas_;
 };

@@ -117,9 +117,7 @@ void MatrixRule::update(const StepContext& context, std::span<const Part* const>
   const Shape& each = batch.shape();
   const double factor = settings_.factor ? settings_.factor(each)
                                          : shape_factor(settings_.shape_scale, each.rows(), each.cols());
-  for (std::size_t i = 0; i < parts.size(); ++i)
-    finish_.apply(context, *parts[i], batch.first_slot,
-                  direction.matrix(static_cast<std::int64_t>(i)).reshaped(each), factor);
+  finish_.apply(context, parts, batch.first_slot, direction, factor);
 }
 
 }  // namespace spectrain

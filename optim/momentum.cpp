@@ -45,6 +45,9 @@ std::size_t Momentum::workspace_bytes(std::span<const Shape> batches, const Back
 void Momentum::prepare(Backend& backend, std::span<const Shape> batches) {
   backend_ = &backend;
   result_ = backend.allocate(workspace_bytes(batches, backend), "momentum workspace");
+  std::int64_t most = 0;
+  for (const Shape& b : batches) most = std::max(most, b[0]);
+  together_.reserve(static_cast<std::size_t>(most));
 }
 
 Tensor Momentum::apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) {
@@ -54,9 +57,11 @@ Tensor Momentum::apply(const StepContext& context, const MatrixBatch& batch, con
   // The kernel's average of gradients 1 / (1 - mu) times as large is their sum.
   const double scale = options_.momentum_form == MomentumForm::sum ? context.gradient_scale / (1 - mu)
                                                                    : context.gradient_scale;
+  together_.clear();
   for (std::int64_t i = 0; i < batch.size(); ++i)
-    backend_->ema_momentum(in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient, scale, mu,
-                           options_.nesterov, batch.state(i, 0), result.matrix(i).reshaped(batch.shape()));
+    together_.push_back({in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient,
+                         batch.state(i, 0), result.matrix(i).reshaped(batch.shape())});
+  backend_->ema_momentum(scale, mu, options_.nesterov, together_);
   return result;
 }
 

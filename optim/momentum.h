@@ -7,10 +7,8 @@ namespace spectrain {
 
 // Momentum, g' = gradient_scale g, mu from its warm-up, its value and its cool-down (momentum_at):
 //
-//   ema   m = mu m + (1 - mu) g'       u = nesterov ? mu m + (1 - mu) g' : m     (modded-nanogpt from record
-//   15) sum   m = mu m + g'                u = nesterov ? mu m + g' : m              (K. Jordan 2024; Liu et
-//   al.
-//                                                                                2025; records to 14)
+//   ema   m = mu m + (1 - mu) g'    u = nesterov ? mu m + (1 - mu) g' : m     (modded-nanogpt from #15 on)
+//   sum   m = mu m + g'             u = nesterov ? mu m + g' : m      (Jordan 2024; Liu et al. 2025; to #14)
 //
 // With a constant mu the sum is 1 / (1 - mu) times the average, Nesterov's look-ahead included, so behind a
 // direction that does not depend on the length of its input both are the same rule. While mu changes they are
@@ -31,6 +29,7 @@ class Momentum final : public MatrixStage {
   MomentumOptions options_;
   Backend* backend_ = nullptr;
   std::unique_ptr<Buffer> result_;
+  std::vector<MomentumPart> together_;  // a step allocates nothing
 };
 
 // No momentum: u = g', a copy that later stages may overwrite. No state.

@@ -46,10 +46,14 @@ struct BatchSection {
 
 enum class Device : std::uint8_t { automatic, cpu, cuda };
 
+// Of the float32 weights that products read in bf16, in training.
+enum class Rounding : std::uint8_t { nearest, stochastic };
+
 struct ComputeSection {
   Device device = Device::automatic;
   DType precision = DType::bf16;  // of activations and products: f32 or bf16
-  int threads = 0;                // CPU; 0: all cores this process may use
+  Rounding rounding = Rounding::nearest;
+  int threads = 0;  // CPU; 0: all cores this process may use
   bool recompute = false;
   std::int64_t logits_budget_mib = 256;
   bool operator==(const ComputeSection&) const = default;

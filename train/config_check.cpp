@@ -117,6 +117,13 @@ class Checker {
                       d.document_token, c_.model.vocab));
   }
 
+  void compute() const {
+    if (c_.compute.rounding == Rounding::stochastic && c_.compute.precision != DType::bf16)
+      fail({"compute.rounding", "compute.precision"},
+           "compute.rounding stochastic is of weights in bf16; set compute.precision to bf16, or leave it "
+           "out");
+  }
+
   void optimizer() const {
     std::set<Role> seen;
     for (std::size_t i = 0; i < c_.optimizer.groups.size(); ++i) {
@@ -200,6 +207,7 @@ void check_config(const RunConfig& config, const Places& places, const std::stri
   check.model();
   check.batch();
   check.data();
+  check.compute();
   check.optimizer();
   check.train();
 }

@@ -16,6 +16,8 @@ constexpr Word<DataLayout> kLayouts[] = {{"stream", DataLayout::stream},
 constexpr Word<LossOver> kLosses[] = {{"mean", LossOver::mean}, {"sum", LossOver::sum}};
 constexpr Word<Device> kDevices[] = {
     {"auto", Device::automatic}, {"cpu", Device::cpu}, {"cuda", Device::cuda}};
+constexpr Word<Rounding> kRoundings[] = {{"nearest", Rounding::nearest},
+                                         {"stochastic", Rounding::stochastic}};
 constexpr Word<DType> kPrecisions[] = {{"f32", DType::f32}, {"bf16", DType::bf16}};
 constexpr Word<Positions> kPositions[] = {
     {"learned", Positions::learned}, {"rotary", Positions::rotary}, {"none", Positions::none}};
@@ -189,6 +191,8 @@ void describe(OptionVisitor& v, ComputeSection& s) {
   v.field("device", choice(s.device, kDevices), {}, "auto: a GPU where there is one, else the CPU");
   v.field("precision", choice(s.precision, kPrecisions), {},
           "of activations and products; weights are f32 always");
+  v.field("rounding", choice(s.rounding, kRoundings), {},
+          "of f32 weights to bf16, in training; stochastic: up or down by chance, right on average");
   v.field("threads", &s.threads, within(0, 4096), "CPU threads; 0: all cores this process may use");
   v.field("recompute", &s.recompute, {},
           "norms and activations again in the backward pass: slower, less memory");

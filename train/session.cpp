@@ -30,6 +30,7 @@ ProgramOptions program_options(const RunConfig& config, bool training) {
   ProgramOptions o;
   o.compute = config.compute.precision;
   o.training = training;
+  o.stochastic_rounding = training && config.compute.rounding == Rounding::stochastic;
   o.recompute = config.compute.recompute;
   o.logits_budget = static_cast<std::size_t>(config.compute.logits_budget_mib) << 20;
   return o;
@@ -40,6 +41,8 @@ Session::Session(const RunConfig& config, Backend& backend, bool training, Param
   Tape tape;
   const Value losses = transformer(tape, config.model, micro_batch(), config.batch.context);
   parameters_ = std::make_unique<Parameters>(tape, backend, config.compute.precision, training, values);
+  if (program_options(config, training).stochastic_rounding)
+    parameters_->round_stochastically(config.run.seed);
   if (training)
     training_ = std::make_unique<Program>(tape, losses, *parameters_, program_options(config, true));
 }

@@ -30,7 +30,7 @@ void Trainer::load_newest_checkpoint(const std::string& run_directory) {
 
 void Trainer::load(const CheckpointReader& reader) {
   reader.read_model(optimizer_->value_layout(), [&](const SafetensorsFile& file) {
-    optimizer_->assign([&](std::size_t i, const Tensor& whole) {
+    optimizer_->assign(reader.step(), [&](std::size_t i, const Tensor& whole) {
       file.read(*backend_, {session_->parameters().info(i).name, whole});
     });
   });

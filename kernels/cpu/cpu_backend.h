@@ -86,10 +86,10 @@ class CpuBackend final : public Backend {
                       std::int64_t first, const Tensor& targets) override;
 
   // update.cpp
-  void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m, const Tensor& v) override;
-  void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
-                    const Tensor& u) override;
-  void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override;
+  void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) override;
+  void ema_momentum(double gradient_scale, double mu, bool nesterov,
+                    std::span<const MomentumPart> parts) override;
+  void apply_update(double keep, double step, std::span<const UpdatePart> parts) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
   void transpose(const Tensor& x, const Tensor& y) override;  // transpose.cpp
 
@@ -121,6 +121,7 @@ class CpuBackend final : public Backend {
   bool all_finite(const Tensor& x) override;
   void fill_uniform(const Tensor& x, RandomKey key, float low, float high) override;
   void fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) override;
+  void round_stochastic(const Tensor& x, RandomKey key, std::int64_t first, const Tensor& y) override;
 
   struct Matrices;  // the state of the matrix products (oneDNN primitives, packing buffers): matrix_*.cpp
 

@@ -64,6 +64,23 @@ void parallel_ranges(int threads, std::int64_t n, std::int64_t grain, const Body
   });
 }
 
+// Calls body(part, begin, end) on pieces of [0, size(part)) that together cover every part: the parts as one
+// long range, cut among the threads as parallel_ranges does.
+template <class Parts, class Size, class Body>
+void parallel_parts(int threads, const Parts& parts, std::int64_t grain, const Size& size, const Body& body) {
+  std::int64_t all = 0;
+  for (const auto& part : parts) all += size(part);
+  parallel_ranges(threads, all, grain, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t first = 0;  // of the part, in the long range
+    for (const auto& part : parts) {
+      const std::int64_t from = std::max(begin - first, std::int64_t{0}), n = size(part);
+      const std::int64_t to = std::min(end - first, n);
+      if (from < to) body(part, from, to);
+      first += n;
+    }
+  });
+}
+
 // Calls body(task, thread) for every task in [0, tasks), thread in [0, threads): handed out in order, one at
 // a time, to whichever thread is free. For unequal tasks (put the longest first) of at least some
 // microseconds each. The body must not throw.

@@ -4,6 +4,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/stochastic_rounding.h"
 
 // The formulas stand in random.h and give the same bits whatever instructions they are compiled to (explicit
 // fma, no contraction), so this family needs no table of its own: one body, compiled for several instruction
@@ -88,7 +89,52 @@ void fill_any(int threads, const Fill& f, const Tensor& x) {
   }
 }
 
+// Elements [begin, end) of x, those of the random sequence from first on. In stages, as above.
+[[gnu::always_inline]] inline void round_body(const float* x, bf16* y, RandomKey key, std::uint64_t first,
+                                              std::int64_t begin, std::int64_t end) {
+  constexpr std::uint64_t kBlocks = 64, kEach = 8 * kBlocks;
+  std::uint32_t random[kEach];
+  for (std::int64_t i = begin; i < end;) {
+    const std::uint64_t index = first + static_cast<std::uint64_t>(i), start = index / 8 * 8;
+    for (std::uint64_t j = 0; j < kBlocks; ++j) {
+      const Random4 r = philox(key, start / 8 + j);
+      for (std::uint64_t k = 0; k < 8; ++k) random[8 * j + k] = random_u16(r, k);
+    }
+    const std::uint32_t* own = random + (index - start);
+    const std::int64_t count = std::min(end - i, static_cast<std::int64_t>(start + kEach - index));
+    for (std::int64_t j = 0; j < count; ++j) y[i + j] = round_stochastic(x[i + j], own[j]);
+    i += count;
+  }
+}
+
+void round_baseline(const float* x, bf16* y, RandomKey key, std::uint64_t first, std::int64_t begin,
+                    std::int64_t end) {
+  round_body(x, y, key, first, begin, end);
+}
+#if defined(__x86_64__)
+[[gnu::target("avx2,fma"), gnu::flatten]] void round_avx2(const float* x, bf16* y, RandomKey key,
+                                                          std::uint64_t first, std::int64_t begin,
+                                                          std::int64_t end) {
+  round_body(x, y, key, first, begin, end);
+}
+#endif
+
 }  // namespace
+
+void CpuBackend::round_stochastic(const Tensor& x, RandomKey key, std::int64_t first, const Tensor& y) {
+  require(x.numel() == y.numel(), "round_stochastic", "x and y have different numbers of elements");
+  require(y.dtype == DType::bf16, "round_stochastic", "y is not bf16");
+  if (x.dtype == DType::bf16) return copy(x, y);  // nothing to round
+  const float* from = x.as<float>();
+  bf16* to = y.as<bf16>();
+  auto round = round_baseline;
+#if defined(__x86_64__)
+  if (cpu_isa() >= Isa::avx2) round = round_avx2;
+#endif
+  parallel_ranges(threads_, x.numel(), kElementGrain / 8, [&](std::int64_t begin, std::int64_t end) {
+    round(from, to, key, static_cast<std::uint64_t>(first), begin, end);
+  });
+}
 
 void CpuBackend::fill_uniform(const Tensor& x, RandomKey key, float low, float high) {
   fill_any(threads_, {key, false, low, high}, x);

@@ -17,46 +17,60 @@ std::byte* at(const Tensor& t, std::int64_t element) {
 
 }  // namespace
 
-void CpuBackend::adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
-                       const Tensor& v) {
-  require_same(w, g, "adamw", "w and g");
-  require_same(w, m, "adamw", "w and m");
-  require_same(w, v, "adamw", "w and v");
+void CpuBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
+  for (const AdamWPart& p : parts) {
+    require_same(p.w, p.g, "adamw", "w and g");
+    require_same(p.w, p.m, "adamw", "w and m");
+    require_same(p.w, p.v, "adamw", "w and v");
+    require(p.w.dtype == DType::f32, "adamw", "w is not f32");
+  }
   require(s.step >= 1, "adamw", "steps count from 1");
-  float *pw = w.as<float>(), *pm = m.as<float>(), *pv = v.as<float>();
-  const float* pg = g.as<float>();
   const AdamWFactors f = adamw_factors(s);
   const auto kernel = SPECTRAIN_ISA_SELECT(update_table).adamw;
-  parallel_ranges(threads_, w.numel(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
-    kernel(f, pw + begin, pg + begin, pm + begin, pv + begin, end - begin);
-  });
+  parallel_parts(
+      threads_, parts, kElementGrain / 4, [](const AdamWPart& p) { return p.w.numel(); },
+      [&](const AdamWPart& p, std::int64_t begin, std::int64_t end) {
+        kernel(f, p.w.as<float>() + begin, p.g.as<float>() + begin, p.m.as<float>() + begin,
+               p.v.as<float>() + begin, end - begin);
+      });
 }
 
-void CpuBackend::ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov,
-                              const Tensor& m, const Tensor& u) {
-  require_same(g, m, "ema_momentum", "g and m");
-  require_compute(u, "ema_momentum", "u");
-  require(u.numel() == g.numel(), "ema_momentum", "g and u have different numbers of elements");
-  const float* pg = g.as<float>();
-  float* pm = m.as<float>();
-  const auto kernel = SPECTRAIN_ISA_SELECT(update_table).ema_momentum[u.dtype == DType::bf16];
-  parallel_ranges(threads_, g.numel(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
-    kernel(pg + begin, static_cast<float>(gradient_scale), static_cast<float>(mu), static_cast<float>(1 - mu),
-           nesterov, pm + begin, at(u, begin), end - begin);
-  });
+void CpuBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
+                              std::span<const MomentumPart> parts) {
+  for (const MomentumPart& p : parts) {
+    require_same(p.g, p.m, "ema_momentum", "g and m");
+    require(p.g.dtype == DType::f32, "ema_momentum", "g is not f32");
+    require_compute(p.u, "ema_momentum", "u");
+    require(p.u.numel() == p.g.numel(), "ema_momentum", "g and u have different numbers of elements");
+    require(p.u.dtype == parts[0].u.dtype, "ema_momentum", "u is not of one dtype in all parts");
+  }
+  if (parts.empty()) return;
+  const auto kernel = SPECTRAIN_ISA_SELECT(update_table).ema_momentum[parts[0].u.dtype == DType::bf16];
+  parallel_parts(
+      threads_, parts, kElementGrain / 4, [](const MomentumPart& p) { return p.g.numel(); },
+      [&](const MomentumPart& p, std::int64_t begin, std::int64_t end) {
+        kernel(p.g.as<float>() + begin, static_cast<float>(gradient_scale), static_cast<float>(mu),
+               static_cast<float>(1 - mu), nesterov, p.m.as<float>() + begin, at(p.u, begin), end - begin);
+      });
 }
 
-void CpuBackend::apply_update(const Tensor& w, double keep, double step, const Tensor& u) {
-  require_compute(u, "apply_update", "u");
-  require(u.numel() == w.numel(), "apply_update", "w and u have different numbers of elements");
-  float* pw = w.as<float>();
+void CpuBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+  for (const UpdatePart& p : parts) {
+    require(p.w.dtype == DType::f32, "apply_update", "w is not f32");
+    require_compute(p.u, "apply_update", "u");
+    require(p.u.numel() == p.w.numel(), "apply_update", "w and u have different numbers of elements");
+    require(p.u.dtype == parts[0].u.dtype, "apply_update", "u is not of one dtype in all parts");
+  }
+  if (parts.empty()) return;
   const KeepFactor k = keep_factor(keep);
   const auto& table = SPECTRAIN_ISA_SELECT(update_table);
-  const auto kernel =
-      k.shrinks ? table.shrink_and_step[u.dtype == DType::bf16] : table.keep_and_step[u.dtype == DType::bf16];
-  parallel_ranges(threads_, w.numel(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
-    kernel(pw + begin, k.factor, static_cast<float>(step), at(u, begin), end - begin);
-  });
+  const bool half = parts[0].u.dtype == DType::bf16;
+  const auto kernel = k.shrinks ? table.shrink_and_step[half] : table.keep_and_step[half];
+  parallel_parts(
+      threads_, parts, kElementGrain / 4, [](const UpdatePart& p) { return p.w.numel(); },
+      [&](const UpdatePart& p, std::int64_t begin, std::int64_t end) {
+        kernel(p.w.as<float>() + begin, k.factor, static_cast<float>(step), at(p.u, begin), end - begin);
+      });
 }
 
 void CpuBackend::round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) {

@@ -1,7 +1,6 @@
-#include "kernels/cuda/convert.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/launch.h"
-#include "kernels/random.h"
+#include "kernels/cpu/checks.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/stochastic_rounding.h"
 
 namespace spectrain {
 namespace {
@@ -38,7 +37,36 @@ void fill_random(CudaBackend& backend, const Tensor& x, RandomKey key, float a, 
   });
 }
 
+// Floor: x read, y written. Half a block of random words for four elements that lie in one of them.
+struct RoundStochastic {
+  RandomKey key;
+  std::uint64_t first;
+  const float* x;
+  bf16* y;
+  template <int N>
+  __device__ void some(std::int64_t i) const {
+    const std::uint64_t index = first + static_cast<std::uint64_t>(i);
+    const Pack<float, N> in = load_some<N>(x + i);
+    Pack<bf16, N> out;
+    Random4 block = philox(key, index >> 3);
+    for (int k = 0; k < N; ++k) {
+      if (k > 0 && ((index + k) & 7) == 0) block = philox(key, (index + k) >> 3);
+      out.v[k] = round_stochastic(in.v[k], random_u16(block, index + k));
+    }
+    store_some(y + i, out);
+  }
+};
+
 }  // namespace
+
+void CudaBackend::round_stochastic(const Tensor& x, RandomKey key, std::int64_t first, const Tensor& y) {
+  const std::int64_t n = y.numel();
+  require(x.numel() == n, "round_stochastic", "x and y have different numbers of elements");
+  require(y.dtype == DType::bf16, "round_stochastic", "y is not bf16");
+  if (x.dtype == DType::bf16) return copy(x, y);  // nothing to round
+  const RoundStochastic body{key, static_cast<std::uint64_t>(first), x.as<float>(), y.as<bf16>()};
+  launch_elementwise(*this, body, n, aligned_for(4, body.x) && aligned_for(4, body.y));
+}
 
 void CudaBackend::fill_uniform(const Tensor& x, RandomKey key, float low, float high) {
   fill_random<false>(*this, x, key, low, high);

@@ -1,8 +1,6 @@
 #include <algorithm>
 
-#include "kernels/cuda/convert.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/many.h"
 
 // Sums in double. The elements are cut into segments of a fixed length, each summed by one block in a fixed
 // order, and the segments' sums are added by one block in a fixed order: the bits depend on the tensor alone.
@@ -24,28 +22,38 @@ __device__ inline double term_of(T x) {
   return isfinite(wide) ? 0.0 : 1.0;
 }
 
+template <class T>
+struct Summed {
+  const T* x;
+  bool aligned() const { return reinterpret_cast<std::uintptr_t>(x) % 16 == 0; }
+};
+
+// One segment, by all threads of a block: its sum in thread 0.
 template <Summand term, class T>
-__global__ void segment_kernel(const T* x, std::int64_t n, double* sums, std::int64_t segments) {
-  __shared__ double store[kWarp];
+__device__ double segment_sum(const T* x, std::int64_t begin, std::int64_t end, bool aligned, double* store) {
   constexpr int kOnce = kPack<T>;
-  for (std::int64_t s = blockIdx.x; s < segments; s += gridDim.x) {
-    const std::int64_t begin = s * kSegment, end = begin + kSegment < n ? begin + kSegment : n;
-    double sum = 0;
-    if (reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
-      std::int64_t i = begin + static_cast<std::int64_t>(threadIdx.x) * kOnce;
-      for (; i + kOnce <= end; i += std::int64_t{kThreads} * kOnce) {
-        const Pack<T, kOnce> p = load_pack(x + i);
-        for (int k = 0; k < kOnce; ++k) sum += term_of<term>(p.v[k]);
-      }
-      for (int k = 0; k < kOnce; ++k)
-        if (i + k < end) sum += term_of<term>(x[i + k]);
-    } else {
-      for (std::int64_t i = begin + static_cast<std::int64_t>(threadIdx.x) * kOnce; i < end;
-           i += std::int64_t{kThreads} * kOnce)
-        for (int k = 0; k < kOnce; ++k)
-          if (i + k < end) sum += term_of<term>(x[i + k]);
+  std::int64_t i = begin + static_cast<std::int64_t>(threadIdx.x) * kOnce;
+  double sum = 0;
+  if (aligned)
+    for (; i + kOnce <= end; i += std::int64_t{kThreads} * kOnce) {
+      const Pack<T, kOnce> p = load_pack(x + i);
+      for (int k = 0; k < kOnce; ++k) sum += term_of<term>(p.v[k]);
     }
-    sum = block_sum(sum, store);
+  for (; i < end; i += std::int64_t{kThreads} * kOnce)
+    for (int k = 0; k < kOnce; ++k)
+      if (i + k < end) sum += term_of<term>(x[i + k]);
+  return block_sum(sum, store);
+}
+
+// sums[s] = the sum of segment s, counted over all tensors.
+template <Summand term, class T>
+__global__ void segment_kernel(const __grid_constant__ Many<Summed<T>, kSegment> many, double* sums) {
+  __shared__ double store[kWarp];
+  for (std::int64_t s = blockIdx.x; s < many.pieces; s += gridDim.x) {
+    const int t = owner_of(many, s);
+    const std::int64_t begin = (s - many.first[t]) * kSegment;
+    const std::int64_t end = begin + kSegment < many.n[t] ? begin + kSegment : many.n[t];
+    const double sum = segment_sum<term>(many.of[t].x, begin, end, many.fours[t], store);
     if (threadIdx.x == 0) sums[s] = sum;
     __syncthreads();
   }
@@ -65,15 +73,21 @@ void sum_into(CudaBackend& b, std::span<const Tensor> xs, double* total, bool ad
   std::int64_t segments = 0;
   for (const Tensor& x : xs) segments += (x.numel() + kSegment - 1) / kSegment;
   auto* sums = static_cast<double*>(b.scratch(static_cast<std::size_t>(segments + 1) * sizeof(double)));
-  std::int64_t first = 0;
-  for (const Tensor& x : xs) {
-    const std::int64_t n = x.numel(), count = (n + kSegment - 1) / kSegment;
-    if (n == 0) continue;
-    with_float(x, "sum", [&](const auto* p) {
-      launch(b.stream(), {b.blocks_for(count), kThreads},
-             segment_kernel<term, std::remove_cv_t<Element<decltype(p)>>>, p, n, sums + first, count);
+  // Runs of one dtype: in a model, all of them.
+  std::int64_t done = 0;
+  for (std::size_t begin = 0, end; begin < xs.size(); begin = end) {
+    for (end = begin + 1; end < xs.size() && xs[end].dtype == xs[begin].dtype;) ++end;
+    with_float(xs[begin], "sum", [&](const auto* p) {
+      using T = std::remove_cv_t<Element<decltype(p)>>;
+      each_many<kSegment>(
+          xs.subspan(begin, end - begin), [](const Tensor& x) { return Summed<T>{x.as<T>()}; },
+          [](const Tensor& x) { return x.numel(); },
+          [&](const Many<Summed<T>, kSegment>& many) {
+            launch(b.stream(), {b.blocks_for(many.pieces), kThreads}, segment_kernel<term, T>, many,
+                   sums + done);
+            done += many.pieces;
+          });
     });
-    first += count;
   }
   launch(b.stream(), {1, kThreads}, total_kernel, sums, segments, total, add);
 }

@@ -1,6 +1,6 @@
 #include "kernels/adamw_factors.h"
 #include "kernels/cpu/checks.h"
-#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/many.h"
 
 // The optimizer's element-wise kernels: as much time as their bytes take. A thread has 16 bytes of each
 // tensor in flight, a multiprocessor 2048 threads.
@@ -9,55 +9,68 @@ namespace spectrain {
 namespace {
 
 // Floor: 7 x 4 bytes for each element (w, m, v read and written, g read).
-struct AdamW {
-  AdamWFactors f;
+struct AdamWPointers {
   float* w;
   const float* g;
   float *m, *v;
+  bool aligned() const {
+    return aligned_for(4, w) && aligned_for(4, g) && aligned_for(4, m) && aligned_for(4, v);
+  }
+};
+struct AdamW {
+  AdamWFactors f;
   template <int N>
-  __device__ void some(std::int64_t i) const {
-    Pack<float, N> pw = load_some<N>(w + i), pm = load_some<N>(m + i), pv = load_some<N>(v + i);
-    const Pack<float, N> pg = load_some<N>(g + i);
-    for (int k = 0; k < N; ++k) adamw_element(f, pw.v[k], pg.v[k], pm.v[k], pv.v[k]);
-    store_some(w + i, pw);
-    store_some(m + i, pm);
-    store_some(v + i, pv);
+  __device__ void some(const AdamWPointers& p, std::int64_t i) const {
+    Pack<float, N> w = load_some<N>(p.w + i), m = load_some<N>(p.m + i), v = load_some<N>(p.v + i);
+    const Pack<float, N> g = load_some<N>(p.g + i);
+    for (int k = 0; k < N; ++k) adamw_element(f, w.v[k], g.v[k], m.v[k], v.v[k]);
+    store_some(p.w + i, w);
+    store_some(p.m + i, m);
+    store_some(p.v + i, v);
   }
 };
 
 // Floor: g read, m read and written, u written.
-template <bool nesterov, class U>
-struct EmaMomentum {
-  float gradient_scale, mu, rest;
+template <class U>
+struct MomentumPointers {
   const float* g;
   float* m;
   U* u;
-  template <int N>
-  __device__ void some(std::int64_t i) const {
-    Pack<float, N> pm = load_some<N>(m + i);
-    const Pack<float, N> pg = load_some<N>(g + i);
-    Pack<U, N> pu;
+  bool aligned() const { return aligned_for(4, g) && aligned_for(4, m) && aligned_for(4, u); }
+};
+template <bool nesterov>
+struct EmaMomentum {
+  float gradient_scale, mu, rest;
+  template <int N, class U>
+  __device__ void some(const MomentumPointers<U>& p, std::int64_t i) const {
+    Pack<float, N> m = load_some<N>(p.m + i);
+    const Pack<float, N> g = load_some<N>(p.g + i);
+    Pack<U, N> u;
     for (int k = 0; k < N; ++k)
-      pu.v[k] = narrow<U>(ema_element(pg.v[k], gradient_scale, mu, rest, nesterov, pm.v[k]));
-    store_some(m + i, pm);
-    store_some(u + i, pu);
+      u.v[k] = narrow<U>(ema_element(g.v[k], gradient_scale, mu, rest, nesterov, m.v[k]));
+    store_some(p.m + i, m);
+    store_some(p.u + i, u);
   }
 };
 
 // Floor: w read and written, u read.
-template <bool shrinks, class U>
-struct ApplyUpdate {
-  float factor, step;
+template <class U>
+struct UpdatePointers {
   float* w;
   const U* u;
-  template <int N>
-  __device__ void some(std::int64_t i) const {
-    Pack<float, N> pw = load_some<N>(w + i);
-    const Pack<U, N> pu = load_some<N>(u + i);
+  bool aligned() const { return aligned_for(4, w) && aligned_for(4, u); }
+};
+template <bool shrinks>
+struct ApplyUpdate {
+  float factor, step;
+  template <int N, class U>
+  __device__ void some(const UpdatePointers<U>& p, std::int64_t i) const {
+    Pack<float, N> w = load_some<N>(p.w + i);
+    const Pack<U, N> u = load_some<N>(p.u + i);
     for (int k = 0; k < N; ++k)
-      pw.v[k] = shrinks ? shrink_and_step_element(pw.v[k], factor, step, widen(pu.v[k]))
-                        : keep_and_step_element(pw.v[k], factor, step, widen(pu.v[k]));
-    store_some(w + i, pw);
+      w.v[k] = shrinks ? shrink_and_step_element(w.v[k], factor, step, widen(u.v[k]))
+                       : keep_and_step_element(w.v[k], factor, step, widen(u.v[k]));
+    store_some(p.w + i, w);
   }
 };
 
@@ -109,63 +122,77 @@ struct RoundFp8 {
 
 }  // namespace
 
-void CudaBackend::adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
-                        const Tensor& v) {
-  const std::int64_t n = w.numel();
-  require_f32(w, "adamw", "w", n);
-  require_f32(g, "adamw", "g", n);
-  require_f32(m, "adamw", "m", n);
-  require_f32(v, "adamw", "v", n);
+void CudaBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
+  for (const AdamWPart& p : parts) {
+    const std::int64_t n = p.w.numel();
+    require_f32(p.w, "adamw", "w", n);
+    require_f32(p.g, "adamw", "g", n);
+    require_f32(p.m, "adamw", "m", n);
+    require_f32(p.v, "adamw", "v", n);
+  }
   require(s.step >= 1, "adamw", "steps count from 1");
-  const AdamW body{adamw_factors(s), w.as<float>(), g.as<float>(), m.as<float>(), v.as<float>()};
-  launch_elementwise(
-      *this, body, n,
-      aligned_for(4, body.w) && aligned_for(4, body.g) && aligned_for(4, body.m) && aligned_for(4, body.v));
+  launch_many(
+      *this, AdamW{adamw_factors(s)}, parts,
+      [](const AdamWPart& p) {
+        return AdamWPointers{p.w.as<float>(), p.g.as<float>(), p.m.as<float>(), p.v.as<float>()};
+      },
+      [](const AdamWPart& p) { return p.w.numel(); });
 }
 
-void CudaBackend::ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov,
-                               const Tensor& m, const Tensor& u) {
-  const std::int64_t n = g.numel();
-  require_f32(g, "ema_momentum", "g", n);
-  require_f32(m, "ema_momentum", "m", n);
-  require(u.numel() == n, "ema_momentum", "g and u have different numbers of elements");
-  with_iterated(u, "ema_momentum", [&](auto* pu) {
-    using U = Element<decltype(pu)>;
+void CudaBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
+                               std::span<const MomentumPart> parts) {
+  for (const MomentumPart& p : parts) {
+    const std::int64_t n = p.g.numel();
+    require_f32(p.g, "ema_momentum", "g", n);
+    require_f32(p.m, "ema_momentum", "m", n);
+    require(p.u.numel() == n, "ema_momentum", "g and u have different numbers of elements");
+    require(p.u.dtype == parts[0].u.dtype, "ema_momentum", "u is not of one dtype in all parts");
+  }
+  if (parts.empty()) return;
+  with_iterated(parts[0].u, "ema_momentum", [&](auto* first) {
+    using U = Element<decltype(first)>;
     const auto start = [&](auto body) {
       body.gradient_scale = static_cast<float>(gradient_scale);
       body.mu = static_cast<float>(mu);
       body.rest = static_cast<float>(1 - mu);
-      body.g = g.as<float>();
-      body.m = m.as<float>();
-      body.u = pu;
-      launch_elementwise(*this, body, n,
-                         aligned_for(4, body.g) && aligned_for(4, body.m) && aligned_for(4, pu));
+      launch_many(
+          *this, body, parts,
+          [](const MomentumPart& p) {
+            return MomentumPointers<U>{p.g.as<float>(), p.m.as<float>(), p.u.as<U>()};
+          },
+          [](const MomentumPart& p) { return p.g.numel(); });
     };
     if (nesterov)
-      start(EmaMomentum<true, U>{});
+      start(EmaMomentum<true>{});
     else
-      start(EmaMomentum<false, U>{});
+      start(EmaMomentum<false>{});
   });
 }
 
-void CudaBackend::apply_update(const Tensor& w, double keep, double step, const Tensor& u) {
-  const std::int64_t n = w.numel();
-  require_f32(w, "apply_update", "w", n);
-  require(u.numel() == n, "apply_update", "w and u have different numbers of elements");
-  with_iterated(u, "apply_update", [&](auto* pu) {
-    using U = Element<decltype(pu)>;
+void CudaBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+  for (const UpdatePart& p : parts) {
+    require_f32(p.w, "apply_update", "w", p.w.numel());
+    require(p.u.numel() == p.w.numel(), "apply_update", "w and u have different numbers of elements");
+    require(p.u.dtype == parts[0].u.dtype, "apply_update", "u is not of one dtype in all parts");
+  }
+  if (parts.empty()) return;
+  with_iterated(parts[0].u, "apply_update", [&](auto* first) {
+    using U = Element<decltype(first)>;
     const KeepFactor k = keep_factor(keep);
     const auto start = [&](auto body) {
       body.factor = k.factor;
       body.step = static_cast<float>(step);
-      body.w = w.as<float>();
-      body.u = pu;
-      launch_elementwise(*this, body, n, aligned_for(4, body.w) && aligned_for(4, pu));
+      launch_many(
+          *this, body, parts,
+          [](const UpdatePart& p) {
+            return UpdatePointers<U>{p.w.as<float>(), p.u.as<U>()};
+          },
+          [](const UpdatePart& p) { return p.w.numel(); });
     };
     if (k.shrinks)
-      start(ApplyUpdate<true, U>{});
+      start(ApplyUpdate<true>{});
     else
-      start(ApplyUpdate<false, U>{});
+      start(ApplyUpdate<false>{});
   });
 }
 

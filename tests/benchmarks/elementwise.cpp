@@ -64,8 +64,9 @@ void adamw(benchmark::State& state, const char* name) {
   AdamWStep s;
   s.lr = 1e-3;
   s.weight_decay = 0.1;
-  against_triad(state, name, 28.0 * static_cast<double>(n),
-                [&] { cpu().adamw(s, w, g, m, v); });  // 4 read, 3 written
+  against_triad(state, name, 28.0 * static_cast<double>(n), [&] {
+    cpu().adamw(s, {{w, g, m, v}});
+  });  // 4 read, 3 written
 }
 SPECTRAIN_MEMORY_BENCHMARK(adamw, f32, "adamw");
 

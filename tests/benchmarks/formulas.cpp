@@ -39,7 +39,7 @@ void adamw(benchmark::State& state) {
   s.lr = 1e-4;
   s.step = 5;
   const std::vector<double> numbers = {s.lr, s.beta1, s.beta2, s.eps, 0, 0.5, 0.3};
-  const auto kernel = [&] { cpu().adamw(s, tensors[0], tensors[1], tensors[2], tensors[3]); };
+  const auto kernel = [&] { cpu().adamw(s, {{tensors[0], tensors[1], tensors[2], tensors[3]}}); };
   const auto formula = [&] { cpu().evaluate(f, numbers, tensors); };
   std::vector<double> ratios;
   for (auto _ : state) {

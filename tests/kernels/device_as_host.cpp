@@ -184,16 +184,27 @@ class DeviceAsHost final : public Backend {
     call([&](Call& c) { device_->sample_targets(c(logits), vocab, cap, key, first, c(targets)); });
   }
 
-  void adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
-             const Tensor& v) override {
-    call([&](Call& c) { device_->adamw(s, c(w), c(g), c(m), c(v)); });
+  void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) override {
+    call([&](Call& c) {
+      std::vector<AdamWPart> mine;
+      for (const AdamWPart& p : parts) mine.push_back({c(p.w), c(p.g), c(p.m), c(p.v)});
+      device_->adamw(s, mine);
+    });
   }
-  void ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov, const Tensor& m,
-                    const Tensor& u) override {
-    call([&](Call& c) { device_->ema_momentum(c(g), gradient_scale, mu, nesterov, c(m), c(u)); });
+  void ema_momentum(double gradient_scale, double mu, bool nesterov,
+                    std::span<const MomentumPart> parts) override {
+    call([&](Call& c) {
+      std::vector<MomentumPart> mine;
+      for (const MomentumPart& p : parts) mine.push_back({c(p.g), c(p.m), c(p.u)});
+      device_->ema_momentum(gradient_scale, mu, nesterov, mine);
+    });
   }
-  void apply_update(const Tensor& w, double keep, double step, const Tensor& u) override {
-    call([&](Call& c) { device_->apply_update(c(w), keep, step, c(u)); });
+  void apply_update(double keep, double step, std::span<const UpdatePart> parts) override {
+    call([&](Call& c) {
+      std::vector<UpdatePart> mine;
+      for (const UpdatePart& p : parts) mine.push_back({c(p.w), c(p.u)});
+      device_->apply_update(keep, step, mine);
+    });
   }
   void normalize(const Tensor& x, double safety, const Tensor& y) override {
     call([&](Call& c) { device_->normalize(c(x), safety, c(y)); });
@@ -272,6 +283,9 @@ class DeviceAsHost final : public Backend {
   }
   void fill_uniform(const Tensor& x, RandomKey key, float low, float high) override {
     call([&](Call& c) { device_->fill_uniform(c(x), key, low, high); });
+  }
+  void round_stochastic(const Tensor& x, RandomKey key, std::int64_t first, const Tensor& y) override {
+    call([&](Call& c) { device_->round_stochastic(c(x), key, first, c(y)); });
   }
   void fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) override {
     call([&](Call& c) { device_->fill_normal(c(x), key, mean, deviation); });

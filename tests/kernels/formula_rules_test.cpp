@@ -37,7 +37,7 @@ TEST_P(FormulaRulesTest, AdamWAsAFormula) {
           s.gradient_scale,        s.lr, s.beta1, s.beta2, s.eps, s.weight_decay, 1 - std::pow(s.beta1, t),
           1 - std::pow(s.beta2, t)};
       cpu().evaluate(f, numbers, tested({tw, tg, tm, tv}));
-      exact().adamw(s, tw.exact, tg.exact, tm.exact, tv.exact);
+      exact().adamw(s, {{tw.exact, tg.exact, tm.exact, tv.exact}});
     }
     expect_close(tw, 2, 10, "w", 1, 1);
     expect_close(tm, 2, 10, "m", 1, 0.2);

@@ -56,6 +56,58 @@ TEST_P(RandomTest, AnElementDependsOnItsIndexAlone) {
   }
 }
 
+// Against the definition in float64, for cuts anywhere: normal and subnormal numbers, zeros, the largest.
+TEST_P(RandomTest, RoundsStochasticallyByTheDefinition) {
+  const RandomKey key{5, 11};
+  for (const std::int64_t n : {1, 7, 64, 1030, 70001})
+    for (const std::int64_t first : {0, 1, 6, 8, 4093}) {
+      const Twin x = random({n}, DType::f32), y = output({n}, DType::bf16);
+      const float special[] = {0.0f,    -0.0f,          1.0f,   -1.00390625f, 1e-40f,
+                               -3e-39f, 1.1754942e-38f, 1e-30f, 3e38f};
+      for (std::int64_t i = 0; i < std::min<std::int64_t>(n / 2, 9); ++i)
+        x.tested.as<float>()[2 * i] = special[i];
+      widen(x);
+      cpu().round_stochastic(x.tested, key, first, y.tested);
+      exact().round_stochastic(x.exact, key, first, y.exact);
+      for (std::int64_t i = 0; i < n; ++i)
+        ASSERT_EQ(element(y.tested, i), element(y.exact, i)) << i << " of " << n << " from " << first;
+      const Twin again = output({n}, DType::bf16);
+      cpu().round_stochastic(y.tested, {6, 6}, 0, again.tested);
+      expect_same_bits(again.tested, y.tested, "bf16 numbers stay");
+      // A piece of it alone.
+      if (n < 64) continue;
+      const Tensor from(x.tested.as<float>() + 13, DType::f32, {n - 13});
+      const Twin piece = output({n - 13}, DType::bf16);
+      cpu().round_stochastic(from, key, first + 13, piece.tested);
+      expect_same_bits(piece.tested, Tensor(y.tested.as<bf16>() + 13, DType::bf16, {n - 13}), "a piece");
+    }
+  const Twin x = output({4}, DType::f32), y = output({4}, DType::bf16);
+  const std::uint32_t odd[] = {0x7f800000u, 0xff800000u, 0x7fffffffu, 0xff800001u};  // infinities and NaN
+  std::memcpy(x.tested.data, odd, sizeof odd);
+  cpu().round_stochastic(x.tested, key, 0, y.tested);
+  EXPECT_EQ(element(y.tested, 0), INFINITY);
+  EXPECT_EQ(element(y.tested, 1), -INFINITY);
+  EXPECT_TRUE(std::isnan(element(y.tested, 2)) && std::isnan(element(y.tested, 3)));
+}
+
+// On average the number itself: over n draws the mean of a step times a coin of probability p errs by
+// sqrt(p (1-p) / n) steps, and four of those are exceeded once in 16,000 times; the draws are fixed.
+TEST(StochasticRounding, IsRightOnAverage) {
+  const auto cpu = make_cpu_backend();
+  const std::int64_t n = 1 << 18;
+  std::vector<float> x(static_cast<std::size_t>(n));
+  std::vector<bf16> y(x.size());
+  for (const float p : {0.1f, 0.5f, 0.93f})
+    for (const float sign : {1.0f, -1.0f}) {
+      const float step = 0x1p-8f, value = sign * (0.5f + p * step);
+      std::fill(x.begin(), x.end(), value);
+      cpu->round_stochastic(Tensor(x.data(), DType::f32, {n}), {1, 2}, 0, Tensor(y.data(), DType::bf16, {n}));
+      double mean = 0;
+      for (const bf16 b : y) mean += static_cast<double>(static_cast<float>(b)) / static_cast<double>(n);
+      EXPECT_NEAR(mean, value, 4 * std::sqrt(p * (1 - p) / static_cast<double>(n)) * step);
+    }
+}
+
 // sup |F_n - F| of n independent draws exceeds 1.95 / sqrt(n) once in a thousand times; the draws are fixed,
 // so this either always passes or never.
 double kolmogorov_smirnov(std::vector<double> x, double (*distribution)(double)) {

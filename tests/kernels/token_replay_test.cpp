@@ -60,9 +60,9 @@ TEST_F(TokenReplay, UpdatesTakeTensorsAtAnyAddress) {
   for (const std::int64_t offset : {0, 1}) {
     std::vector<Tensor> t;
     for (const Tensor& x : {g, w, m, v, u}) t.push_back(copy_of(x, offset));
-    gpu().adamw(s, t[1], t[0], t[2], t[3]);
-    gpu().ema_momentum(t[0], 0.5, 0.9, true, t[2], t[4]);
-    gpu().apply_update(t[1], 0.99, 0.1, t[4]);
+    gpu().adamw(s, {{t[1], t[0], t[2], t[3]}});
+    gpu().ema_momentum(0.5, 0.9, true, {{t[0], t[2], t[4]}});
+    gpu().apply_update(0.99, 0.1, {{t[1], t[4]}});
     gpu().axpby(2, t[4], 0.5, t[3]);
     gpu().normalize(t[2], 1.1, t[4]);
     all.push_back(t);

@@ -21,8 +21,8 @@ TEST_P(UpdateTest, AdamWOverTenSteps) {
     }
     for (s.step = 1; s.step <= 10; ++s.step) {
       const Twin g = random({n}, DType::f32);
-      cpu().adamw(s, w.tested, g.tested, m.tested, v.tested);
-      exact().adamw(s, w.exact, g.exact, m.exact, v.exact);
+      cpu().adamw(s, {{w.tested, g.tested, m.tested, v.tested}});
+      exact().adamw(s, {{w.exact, g.exact, m.exact, v.exact}});
     }
     expect_close(w, 2, 10, "w", 1, 1);
     expect_close(m, 2, 10, "m", 1, 0.2);
@@ -45,8 +45,8 @@ TEST_P(UpdateTest, ATinyDecayKeepsItsSize) {
     cpu().fill_uniform(t.tested, {1, 1}, 0.5f, 1);
     widen(t);
   }
-  cpu().apply_update(w.tested, 1 - decay, 0, zero.tested);
-  cpu().adamw(s, v.tested, zero.tested, m.tested, second.tested);
+  cpu().apply_update(1 - decay, 0, {{w.tested, zero.tested}});
+  cpu().adamw(s, {{v.tested, zero.tested, m.tested, second.tested}});
   for (const Twin& t : {w, v}) {
     double mean = 0;
     for (std::int64_t i = 0; i < n; ++i)
@@ -60,8 +60,8 @@ TEST_P(UpdateTest, EmaMomentum) {
     for (const bool nesterov : {false, true})
       for (const DType dtype : {DType::f32, DType::bf16}) {
         const Twin g = random({n}, DType::f32), m = random({n}, DType::f32), u = output({n}, dtype);
-        cpu().ema_momentum(g.tested, 0.7, 0.95, nesterov, m.tested, u.tested);
-        exact().ema_momentum(g.exact, 0.7, 0.95, nesterov, m.exact, u.exact);
+        cpu().ema_momentum(0.7, 0.95, nesterov, {{g.tested, m.tested, u.tested}});
+        exact().ema_momentum(0.7, 0.95, nesterov, {{g.exact, m.exact, u.exact}});
         expect_close(m, 2, 1, "m");
         expect_close(u, 3, 1, "u");
       }
@@ -72,10 +72,60 @@ TEST_P(UpdateTest, ApplyUpdate) {
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const double keep : {0.0, 0.25, 0.999, 1.0, 2.0}) {
         const Twin w = random({n}, DType::f32), u = random({n}, dtype);
-        cpu().apply_update(w.tested, keep, 0.02, u.tested);
-        exact().apply_update(w.exact, keep, 0.02, u.exact);
+        cpu().apply_update(keep, 0.02, {{w.tested, u.tested}});
+        exact().apply_update(keep, 0.02, {{w.exact, u.exact}});
         expect_close(w, 2, 1, "apply_update", 1, 0.02 * 4.5);  // keep w may cancel against the largest step u
       }
+}
+
+// Many tensors at once, more than one launch takes: sizes around a block's piece, none at all, and addresses
+// that only single elements fit.
+TEST_P(UpdateTest, ManyTensorsAreUpdatedAsEachByItself) {
+  std::vector<AdamWPart> adamw, adamw_alone;
+  std::vector<MomentumPart> momentum, momentum_alone;
+  std::vector<UpdatePart> update, update_alone;
+  for (int i = 0; i < 200; ++i) {
+    const std::int64_t sizes[] = {3, 0, 4096, 5, 4097, 8, 70, 12289}, n = sizes[i % 8];
+    const std::int64_t shift = i % 3;  // elements
+    const auto numbers = [&](DType dtype) {
+      const Tensor all = random({n + 3}, dtype).tested;
+      return Tensor(static_cast<std::byte*>(all.data) + static_cast<std::size_t>(shift) * size_of(dtype),
+                    dtype, {n});
+    };
+    const auto copy_of = [&](const Tensor& x) {
+      const Tensor all = space({n + 3}, x.dtype).tested;
+      const Tensor y(static_cast<std::byte*>(all.data) + static_cast<std::size_t>(shift) * size_of(x.dtype),
+                     x.dtype, {n});
+      if (n > 0) std::memcpy(y.data, x.data, x.bytes());
+      return y;
+    };
+    const Tensor w = numbers(DType::f32), g = numbers(DType::f32), m = numbers(DType::f32);
+    const Tensor v = numbers(DType::f32), u = numbers(DType::bf16);
+    for (std::int64_t k = 0; k < n; ++k) v.as<float>()[k] = std::abs(v.as<float>()[k]);
+    adamw.push_back({w, g, m, v});
+    adamw_alone.push_back({copy_of(w), copy_of(g), copy_of(m), copy_of(v)});
+    momentum.push_back({g, m, u});
+    momentum_alone.push_back({adamw_alone.back().g, adamw_alone.back().m, copy_of(u)});
+    update.push_back({w, u});
+    update_alone.push_back({adamw_alone.back().w, momentum_alone.back().u});
+  }
+  AdamWStep s;
+  s.lr = 0.1;
+  cpu().adamw(s, adamw);
+  cpu().ema_momentum(0.7, 0.9, true, momentum);
+  cpu().apply_update(0.9, 0.1, update);
+  for (std::size_t i = 0; i < adamw.size(); ++i) {
+    cpu().adamw(s, {adamw_alone[i]});
+    cpu().ema_momentum(0.7, 0.9, true, {momentum_alone[i]});
+    cpu().apply_update(0.9, 0.1, {update_alone[i]});
+    expect_same_bits(adamw[i].w, adamw_alone[i].w, "w");
+    expect_same_bits(adamw[i].m, adamw_alone[i].m, "m");
+    expect_same_bits(adamw[i].v, adamw_alone[i].v, "v");
+    expect_same_bits(momentum[i].u, momentum_alone[i].u, "u");
+  }
+  cpu().adamw(s, std::span<const AdamWPart>());
+  cpu().ema_momentum(1, 0.9, true, std::span<const MomentumPart>());
+  cpu().apply_update(1, 1, std::span<const UpdatePart>());
 }
 
 TEST_P(UpdateTest, AxpbyOfEveryPairOfDTypes) {
@@ -134,8 +184,8 @@ TEST_P(UpdateTest, FewBlocksEqualManyBitForBit) {
 TEST_P(UpdateTest, AGpuTakesHalvesAsWell) {
   if (on_cpu()) GTEST_SKIP() << "f16 is a GPU's";
   const Twin w = random({769}, DType::f32), u = random({769}, DType::f16), y = output({769}, DType::f16);
-  cpu().apply_update(w.tested, 0.999, 0.02, u.tested);
-  exact().apply_update(w.exact, 0.999, 0.02, u.exact);
+  cpu().apply_update(0.999, 0.02, {{w.tested, u.tested}});
+  exact().apply_update(0.999, 0.02, {{w.exact, u.exact}});
   expect_close(w, 2, 1, "apply_update", 1, 0.02 * 4.5);
   cpu().axpby(0.3, w.tested, 0, y.tested);
   widen(w);

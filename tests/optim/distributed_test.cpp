@@ -31,7 +31,8 @@ struct Setting {
   FinishOptions finish = {};         // of the hidden matrices
   LookAheadOptions look_ahead = {};  // the same
   AverageOptions average = {};
-  bool show = false;  // the outcome's weights are the average
+  bool stochastic = false;  // rounding of bf16 weights
+  bool show = false;        // the outcome's weights are the average
 };
 
 TransformerConfig model(bool tied) {
@@ -106,6 +107,7 @@ Outcome train(const Setting& s) {
     const Value losses = transformer(tape, model(s.tied), 1, kContext);
     Parameters parameters(tape, *backend, s.compute, true,
                           shared ? Parameters::Values::read : Parameters::Values::all);
+    if (s.stochastic) parameters.round_stochastically(5);
     ProgramOptions options;
     options.compute = s.compute;
     Program program(tape, losses, parameters, options);
@@ -228,6 +230,19 @@ TEST_P(Ranks, MakeTheBitsOfOneProcessThatAddsInTheirOrder) {
       s.sharding = Sharding::replicas;
       expect_same_bits(train(s), one);
     }
+}
+
+// Rounded by their owners, or by each rank for itself where master values travel (the tied head).
+TEST_P(Ranks, RoundStochasticallyAsOneProcessDoes) {
+  for (const bool tied : {true, false}) {
+    Setting s{.ranks = GetParam(), .compute = DType::bf16, .tied = tied, .stochastic = true};
+    const Outcome one = alone_in_order(s);
+    expect_same_bits(train(s), one);
+    s.sharding = Sharding::replicas;
+    expect_same_bits(train(s), one);
+    s.stochastic = false;
+    EXPECT_NE(train(s).losses, one.losses) << "nothing was rounded";
+  }
 }
 
 // Whatever comes after the rule: constraints that need whole tensors, means of the weights' path.

@@ -95,34 +95,39 @@ void ReferenceBackend::copy_to_host(void* to, const Tensor& from) {
 
 // ---- optimizer
 
-void ReferenceBackend::adamw(const AdamWStep& s, const Tensor& w, const Tensor& g, const Tensor& m,
-                             const Tensor& v) {
-  double *W = w.as<double>(), *M = m.as<double>(), *V = v.as<double>();
-  const double* G = g.as<double>();
+void ReferenceBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
   const double c1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
   const double c2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
-  for (std::int64_t i = 0; i < w.numel(); ++i) {
-    const double gradient = s.gradient_scale * G[i];
-    M[i] = s.beta1 * M[i] + (1 - s.beta1) * gradient;
-    V[i] = s.beta2 * V[i] + (1 - s.beta2) * gradient * gradient;
-    W[i] = W[i] * (1 - s.lr * s.weight_decay) - s.lr * (M[i] / c1) / (std::sqrt(V[i] / c2) + s.eps);
+  for (const AdamWPart& p : parts) {
+    double *W = p.w.as<double>(), *M = p.m.as<double>(), *V = p.v.as<double>();
+    const double* G = p.g.as<double>();
+    for (std::int64_t i = 0; i < p.w.numel(); ++i) {
+      const double gradient = s.gradient_scale * G[i];
+      M[i] = s.beta1 * M[i] + (1 - s.beta1) * gradient;
+      V[i] = s.beta2 * V[i] + (1 - s.beta2) * gradient * gradient;
+      W[i] = W[i] * (1 - s.lr * s.weight_decay) - s.lr * (M[i] / c1) / (std::sqrt(V[i] / c2) + s.eps);
+    }
   }
 }
 
-void ReferenceBackend::ema_momentum(const Tensor& g, double gradient_scale, double mu, bool nesterov,
-                                    const Tensor& m, const Tensor& u) {
-  double *M = m.as<double>(), *U = u.as<double>();
-  const double* G = g.as<double>();
-  for (std::int64_t i = 0; i < g.numel(); ++i) {
-    const double gradient = gradient_scale * G[i];
-    M[i] = mu * M[i] + (1 - mu) * gradient;
-    U[i] = nesterov ? mu * M[i] + (1 - mu) * gradient : M[i];
+void ReferenceBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
+                                    std::span<const MomentumPart> parts) {
+  for (const MomentumPart& p : parts) {
+    double *M = p.m.as<double>(), *U = p.u.as<double>();
+    const double* G = p.g.as<double>();
+    for (std::int64_t i = 0; i < p.g.numel(); ++i) {
+      const double gradient = gradient_scale * G[i];
+      M[i] = mu * M[i] + (1 - mu) * gradient;
+      U[i] = nesterov ? mu * M[i] + (1 - mu) * gradient : M[i];
+    }
   }
 }
 
-void ReferenceBackend::apply_update(const Tensor& w, double keep, double step, const Tensor& u) {
-  double* W = w.as<double>();
-  for (std::int64_t i = 0; i < w.numel(); ++i) W[i] = keep * W[i] - step * get(u, i);
+void ReferenceBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+  for (const UpdatePart& p : parts) {
+    double* W = p.w.as<double>();
+    for (std::int64_t i = 0; i < p.w.numel(); ++i) W[i] = keep * W[i] - step * get(p.u, i);
+  }
 }
 
 void ReferenceBackend::axpby(double a, const Tensor& x, double b, const Tensor& y) {
@@ -168,6 +173,20 @@ bool ReferenceBackend::all_finite(const Tensor& x) {
 void ReferenceBackend::fill_uniform(const Tensor& x, RandomKey key, float low, float high) {
   for (std::int64_t i = 0; i < x.numel(); ++i)
     put(x, i, static_cast<double>(uniform_at(key, static_cast<std::uint64_t>(i), low, high)));
+}
+
+// By the definition: the farther neighbour with the probability of how far x is on its way there.
+void ReferenceBackend::round_stochastic(const Tensor& x, RandomKey key, std::int64_t first, const Tensor& y) {
+  for (std::int64_t i = 0; i < x.numel(); ++i) {
+    const double value = get(x, i), size = std::abs(value);
+    int exponent = 0;
+    std::frexp(value, &exponent);
+    const double step = std::ldexp(1.0, std::max(exponent, -125) - 8), near = std::floor(size / step) * step;
+    const auto index = static_cast<std::uint64_t>(first + i);
+    const std::uint32_t word = random_u32(key, index / 2), bits = index % 2 ? word >> 16 : word & 0xffff;
+    const bool far = (size - near) / step + bits / 65536.0 >= 1;
+    put(y, i, std::isfinite(value) ? std::copysign(near + (far ? step : 0), value) : value);
+  }
 }
 
 void ReferenceBackend::fill_normal(const Tensor& x, RandomKey key, float mean, float deviation) {

@@ -234,6 +234,16 @@ TEST_F(Config, HalvesNeedAGpu) {
         DType::f16);
 }
 
+TEST_F(Config, OnlyBf16IsRoundedStochastically) {
+  const std::string path = write("x.yaml", kRun), stochastic = "compute.rounding=stochastic";
+  EXPECT_EQ(
+      refusal(path, {stochastic, "compute.precision=f32"}),
+      "--set " + stochastic +
+          ": compute.rounding stochastic is of weights in bf16; set compute.precision to bf16, or leave "
+          "it out");
+  EXPECT_EQ(load_config(path, {stochastic, "compute.precision=bf16"}).compute.rounding, Rounding::stochastic);
+}
+
 TEST_F(Config, ChoosesTheMicroBatch) {
   RunConfig c;
   EXPECT_EQ(c.micro_batch(), 16);

@@ -59,13 +59,15 @@ TEST_P(Resume, AtAnyStepEqualsTheUncutRun) {
 
 INSTANTIATE_TEST_SUITE_P(
     Variants, Resume,
-    testing::Values(Variant{"muon_f32", false, {}}, Variant{"adamw_f32", true, {}},
-                    Variant{"muon_bf16", false, {"compute.precision=bf16", "compute.threads=2"}},
-                    Variant{"adamw_bf16", true, {"compute.precision=bf16", "train.clip=0.5"}},
-                    Variant{"muon_shuffled",
-                            false,
-                            {"data.order=shuffled", "optimizer.0.newton_schulz.precision=bf16",
-                             "train.log_every=3", "compute.recompute=true"}}),
+    testing::Values(
+        Variant{"muon_f32", false, {}}, Variant{"adamw_f32", true, {}},
+        Variant{"muon_bf16", false, {"compute.precision=bf16", "compute.threads=2"}},
+        Variant{"muon_bf16_stochastic", false, {"compute.precision=bf16", "compute.rounding=stochastic"}},
+        Variant{"adamw_bf16", true, {"compute.precision=bf16", "train.clip=0.5"}},
+        Variant{"muon_shuffled",
+                false,
+                {"data.order=shuffled", "optimizer.0.newton_schulz.precision=bf16", "train.log_every=3",
+                 "compute.recompute=true"}}),
     [](const auto& tested) { return std::string(tested.param.name); });
 
 // Every process does four steps of the same schedule; the checkpoint of the one before is all it has.
