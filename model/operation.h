@@ -70,6 +70,11 @@ class Operation {
   // The gradient of every input is the gradient of output 0 itself: nothing is computed, memory is shared.
   virtual bool passes_gradient() const { return false; }
   virtual bool cheap() const { return false; }  // worth running again instead of keeping the output
+  // Of input i, a table, a pass touches no more rows than output 0 has.
+  virtual bool looks_up(std::size_t) const { return false; }
+  // Of its matrix products, forward or backward (those of gradients that are wanted): 2 for each
+  // multiplication with addition. For comparing times with what a machine can do; may read tensors.
+  virtual double flops(const Run&, bool /*backward*/) const { return 0; }
   // A loss: in training its backward() also makes output 0, and forward() is not called.
   virtual bool is_loss() const { return false; }
   // `logits`: the dtype in which the backend wants them (TokenKernels::logits).

@@ -12,6 +12,13 @@ void require(bool ok, std::string_view op, std::string_view what, const std::vec
   throw std::logic_error(fmt::format("{}: {} (inputs{})", op, what, shapes));
 }
 
+// Of a product x [R,K] . W^T, W the prepared input 1, or of the gradients of x and W that are wanted.
+double product_flops(std::int64_t rows, const Run& r, bool backward) {
+  const double once = 2.0 * static_cast<double>(rows) * static_cast<double>(r.prepared[1]->rows()) *
+                      static_cast<double>(r.prepared[1]->cols());
+  return backward ? once * ((r.din[0] ? 1 : 0) + (r.din[1] ? 1 : 0)) : once;
+}
+
 class Linear final : public Operation {
  public:
   std::string_view name() const override { return "linear"; }
@@ -31,6 +38,9 @@ class Linear final : public Operation {
   bool backward_reads_input(std::size_t i) const override { return i == 0; }
   bool prepared_input(std::size_t i) const override { return i == 1; }
   bool accumulates(std::size_t) const override { return true; }
+  double flops(const Run& r, bool backward) const override {
+    return product_flops(backward ? r.dout[0].rows() : r.in[0].rows(), r, backward);
+  }
 };
 
 class ActivationOperation final : public Operation {
@@ -176,8 +186,22 @@ class AttentionOperation final : public Operation {
   bool backward_reads_input(std::size_t) const override { return true; }
   bool backward_reads_output(std::size_t) const override { return true; }
   bool differentiable_input(std::size_t i) const override { return i == 0; }
+  // Two products over the pairs of query and key that see each other, and five in the backward pass, which
+  // makes the scores again (Dao 2023, FlashAttention-2).
+  double flops(const Run& r, bool backward) const override {
+    return (backward ? 10.0 : 4.0) * pairs(r) * static_cast<double>(layout_.width());
+  }
 
  private:
+  double pairs(const Run& r) const {
+    const auto t = static_cast<double>(layout_.context);
+    double all = static_cast<double>(layout_.batch) * t * (t + 1) / 2;
+    if (!r.in[1]) return all;
+    std::vector<std::int32_t> first(static_cast<std::size_t>(r.in[1].numel()));
+    r.backend->copy_to_host(first.data(), r.in[1]);
+    for (const std::int32_t unseen : first) all -= unseen;
+    return all;
+  }
   HeadLayout layout_;
   double scale_;
 };

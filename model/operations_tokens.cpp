@@ -26,6 +26,7 @@ class Embedding final : public Operation {
   bool backward_reads_input(std::size_t i) const override { return i == 0; }
   bool differentiable_input(std::size_t i) const override { return i > 0; }
   bool only_adds(std::size_t i) const override { return i > 0; }
+  bool looks_up(std::size_t i) const override { return i > 0; }
 
  private:
   std::int64_t context_;
@@ -87,6 +88,13 @@ class CrossEntropy final : public Operation {
   double rounded_input(std::size_t i) const override { return i == 1 ? fp8_.weight_scale : 0; }
   bool accumulates(std::size_t) const override { return true; }
   bool is_loss() const override { return true; }
+  // The logits are made in the backward pass too.
+  double flops(const Run& r, bool backward) const override {
+    const double once = 2.0 * static_cast<double>(r.in[0].rows()) *
+                        static_cast<double>(r.prepared[1]->rows()) *
+                        static_cast<double>(r.prepared[1]->cols());
+    return backward ? once * (1 + (r.din[0] ? 1 : 0) + (r.din[1] ? 1 : 0)) : once;
+  }
   std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType logits, bool training,
                               std::size_t budget) const override {
     const std::size_t row = row_bytes(in[1], compute, logits, training);

@@ -388,27 +388,65 @@ std::vector<double> Program::host_result() const {
   return values;
 }
 
-std::vector<Program::OperationTime> Program::profile(const std::function<double()>& now) {
+namespace {
+
+std::string kind_of(const Step& s) {
+  std::string name = s.op ? std::string(s.op->name()) : "gradient sum";
+  if (s.partner) name += " + " + std::string(s.partner->name());
+  if (s.action->kind == Action::Kind::backward) name += " backward";
+  return name;
+}
+
+Work work_of(const Step& s) {
+  const auto bytes = [](const Tensor& t) { return static_cast<double>(t.bytes()); };
+  switch (s.action->kind) {
+    case Action::Kind::backward:
+      return backward_work(*s.op, s.run);
+    case Action::Kind::add_gradient:
+      return {0, 3 * bytes(s.run.dout[0])};
+    case Action::Kind::copy_gradient:
+      return {0, 2 * bytes(s.run.dout[0])};
+    default:
+      break;
+  }
+  Work w = forward_work(*s.op, s.run);
+  // The value between the two goes from one to the other, and to memory only if it is kept.
+  if (s.partner)
+    for (const Tensor& t : s.partner_run.out) w.bytes += t ? bytes(t) : 0;
+  return w;
+}
+
+}  // namespace
+
+std::vector<TimedWork> Program::profile(const NowSeconds& now, const MachineRates& rates) {
+  constexpr int kTimes = 3;  // the fastest counts
   Impl& m = *impl_;
-  m.begin_pass(m.last_scale, false);
-  std::map<std::string, OperationTime> by_name;
-  for (Step& s : m.steps) {
-    m.backend.synchronize();
-    const double begin = now();
-    m.play(s);
-    m.backend.synchronize();
-    std::string name = s.op ? std::string(s.op->name()) : "gradient sum";
-    if (s.partner) name += " + " + std::string(s.partner->name());
-    if (s.action->kind == Action::Kind::backward) name += " backward";
-    OperationTime& t = by_name[name];
+  std::vector<double> fastest(m.steps.size(), 1e30);
+  for (int time = 0; time < kTimes; ++time) {
+    m.begin_pass(m.last_scale, false);
+    for (std::size_t i = 0; i < m.steps.size(); ++i) {
+      m.backend.synchronize();
+      const double begin = now();
+      m.play(m.steps[i]);
+      m.backend.synchronize();
+      fastest[i] = std::min(fastest[i], now() - begin);
+    }
+  }
+  std::map<std::string, TimedWork> by_name;
+  for (std::size_t i = 0; i < m.steps.size(); ++i) {
+    const std::string name = kind_of(m.steps[i]);
+    const Work work = work_of(m.steps[i]);
+    TimedWork& t = by_name[name];
     t.name = name;
     ++t.calls;
-    t.seconds += now() - begin;
+    t.seconds += fastest[i];
+    t.work += work;
+    t.floor += floor_seconds(work, rates);
   }
-  std::vector<OperationTime> list;
+  std::vector<TimedWork> list;
   for (auto& [name, t] : by_name) list.push_back(std::move(t));
   std::sort(list.begin(), list.end(),
-            [](const OperationTime& a, const OperationTime& b) { return a.seconds > b.seconds; });
+            [](const TimedWork& a, const TimedWork& b) { return a.seconds > b.seconds; });
   return list;
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "model/operation.h"
 #include "model/tape.h"
+#include "model/work.h"
 
 namespace spectrain {
 
@@ -31,6 +32,7 @@ class Parameters {
   ParameterView view(std::size_t i) const;
   std::vector<ParameterView> views() const;
   int find(std::string_view name) const;  // -1 when there is none
+  bool is_prepared(std::size_t i) const { return prepared_[i] != nullptr; }
   const PreparedMatrix& prepared(std::size_t i) const;
   const PreparedMatrix& rounded(std::size_t i) const;  // as products of eight-bit floats read it
   DType compute() const { return compute_; }
@@ -135,12 +137,7 @@ class Program {
   std::vector<double> host_result() const;
   // One forward_backward() (forward() of an evaluation program) with the time of each operation, by kind and
   // direction ("linear", "linear backward"), longest first. `now` gives seconds.
-  struct OperationTime {
-    std::string name;
-    std::int64_t calls = 0;
-    double seconds = 0;
-  };
-  std::vector<OperationTime> profile(const std::function<double()>& now);
+  std::vector<TimedWork> profile(const NowSeconds& now, const MachineRates& rates);
   // The first value in forward order that holds a NaN or infinity ("h.3.attention.qkv", "h.3 norm"), "" when
   // none: replays the last batch operation by operation.
   std::string first_nonfinite();

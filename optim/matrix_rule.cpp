@@ -38,6 +38,12 @@ double MatrixRule::flops(const Shape& part) const {
   return sum;
 }
 
+DType MatrixRule::multiplies() const {
+  for (const auto& stage : stages_)
+    if (stage->multiplies() != DType::f32) return stage->multiplies();
+  return DType::f32;
+}
+
 std::vector<std::vector<std::size_t>> batches_of(std::span<const Shape> parts, const BackendSizes& backend) {
   std::vector<std::vector<std::size_t>> by_shape, batches;
   for (std::size_t i = 0; i < parts.size(); ++i) {

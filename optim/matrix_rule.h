@@ -41,6 +41,7 @@ class MatrixStage {
   virtual ~MatrixStage() = default;
   virtual std::vector<StateSlot> state(const Shape&) const { return {}; }
   virtual double flops(const Shape& part) const = 0;
+  virtual DType multiplies() const { return DType::f32; }
   // As in UpdateRule, but of the batches [B, out, in] that apply() will be given. A stage must serve every
   // batch with one workspace as large as the largest needs.
   virtual std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const = 0;
@@ -97,6 +98,7 @@ class MatrixRule final : public UpdateRule {
   }
   std::vector<StateSlot> state(const Shape& part) const override;
   double flops(const Shape& part) const override;
+  DType multiplies() const override;
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;

@@ -99,6 +99,7 @@ class NewtonSchulz final : public MatrixStage {
   explicit NewtonSchulz(const NewtonSchulzOptions& options);
 
   double flops(const Shape& part) const override;
+  DType multiplies() const override { return precision_; }
   std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> batches) override;
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;

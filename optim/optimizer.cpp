@@ -76,6 +76,11 @@ struct Optimizer::Impl {
     }
   }
 
+  double sum_of_squares();  // of the gradients; the host waits
+  StepContext context_of(std::int64_t step, double lr_factor, double norm) const;
+  void update(std::size_t group, const StepContext& context);
+  Work work_of(std::size_t group) const;
+
   MeasuredPart measured_part(const Piece& piece, const Part& part) const {
     const GroupPlan& group = plan.groups[piece.group];
     const MemberPlan& member = group.members[piece.member];
@@ -121,32 +126,78 @@ void Optimizer::add_gradient_squares(const Tensor& total) const {
   impl_->backend.add_squares(impl_->gradients, total);
 }
 
+double Optimizer::Impl::sum_of_squares() {
+  const Tensor sum = total->view(DType::f64, {1});
+  backend.fill(sum, 0);
+  backend.add_squares(gradients, sum);
+  double squares = 0;
+  backend.copy_to_host(&squares, sum);
+  return squares;
+}
+
+StepContext Optimizer::Impl::context_of(std::int64_t step, double lr_factor, double norm) const {
+  StepContext context{step, lr_factor, 1, config.steps};
+  // By the norm, not its square, and only ever downward.
+  if (config.clip > 0 && norm > config.clip) context.gradient_scale = config.clip / norm;
+  return context;
+}
+
+void Optimizer::Impl::update(std::size_t group, const StepContext& context) {
+  if (parts[group].empty()) return;
+  backend.begin_range(names[group].c_str());
+  plan.groups[group].rule->update(context, parts[group]);
+  backend.end_range();
+}
+
+// Everything that the update of a group reads and writes, once.
+Work Optimizer::Impl::work_of(std::size_t group) const {
+  Work w;
+  for (const Part& part : parts[group]) {
+    w.flops += plan.groups[group].rule->flops(part.weight.shape);
+    w.bytes += static_cast<double>(2 * part.weight.bytes() + part.gradient.bytes());
+    for (const Tensor& s : part.state) w.bytes += 2 * static_cast<double>(s.bytes());
+  }
+  return w;
+}
+
 StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares) {
   StepReport report{std::sqrt(squares), std::isfinite(squares)};
   if (!report.finite) return report;
 
-  StepContext context{step, lr_factor, 1, impl_->config.steps};
-  const double clip = impl_->config.clip;
-  // By the norm, not its square, and only ever downward.
-  if (clip > 0 && report.gradient_norm > clip) context.gradient_scale = clip / report.gradient_norm;
+  const StepContext context = impl_->context_of(step, lr_factor, report.gradient_norm);
   for (std::size_t g = 0; g < impl_->parts.size(); ++g) {
-    if (impl_->parts[g].empty()) continue;
-    UpdateRule& rule = *impl_->plan.groups[g].rule;
-    impl_->backend.begin_range(impl_->names[g].c_str());
-    rule.update(context, impl_->parts[g]);
-    impl_->backend.end_range();
-    if (rule.wants_matrices()) report.matrices += static_cast<std::int64_t>(impl_->parts[g].size());
+    impl_->update(g, context);
+    if (impl_->plan.groups[g].rule->wants_matrices())
+      report.matrices += static_cast<std::int64_t>(impl_->parts[g].size());
   }
   return report;
 }
 
-StepReport Optimizer::step(std::int64_t step, double lr_factor) {
-  const Tensor total = impl_->total->view(DType::f64, {1});
-  impl_->backend.fill(total, 0);
-  add_gradient_squares(total);
+std::vector<TimedWork> Optimizer::profile(std::int64_t step, double lr_factor, const NowSeconds& now,
+                                          const std::function<MachineRates(DType)>& rates) {
+  std::vector<TimedWork> list;
+  const auto timed = [&](std::string name, const Work& work, DType dtype, const auto& body) {
+    const double floor = floor_seconds(work, rates(dtype));
+    impl_->backend.synchronize();
+    const double begin = now();
+    body();
+    impl_->backend.synchronize();
+    list.push_back({std::move(name), 1, now() - begin, work, floor});
+  };
   double squares = 0;
-  impl_->backend.copy_to_host(&squares, total);
-  return update(step, lr_factor, squares);
+  Work gradients;
+  for (const Tensor& g : impl_->gradients) gradients.bytes += static_cast<double>(g.bytes());
+  timed("the gradient's norm", gradients, DType::f32, [&] { squares = impl_->sum_of_squares(); });
+  const StepContext context = impl_->context_of(step, lr_factor, std::sqrt(squares));
+  for (std::size_t g = 0; g < impl_->parts.size(); ++g)
+    if (!impl_->parts[g].empty())
+      timed(impl_->names[g], impl_->work_of(g), impl_->plan.groups[g].rule->multiplies(),
+            [&] { impl_->update(g, context); });
+  return list;
+}
+
+StepReport Optimizer::step(std::int64_t step, double lr_factor) {
+  return update(step, lr_factor, impl_->sum_of_squares());
 }
 
 bool Optimizer::wants_sampled_gradient(std::int64_t step) const {

@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "model/parameter.h"
+#include "model/work.h"
 #include "optim/adamw.h"
 #include "optim/finish.h"
 #include "optim/muon.h"
@@ -114,6 +115,12 @@ class Optimizer {
   // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
   // > 0. A norm that is not finite leaves parameters and state as they were.
   StepReport step(std::int64_t step, double lr_factor);
+
+  // One step as above, with the time and the least work of each of its parts ("the gradient's norm",
+  // "update by muon"): state and weights read and written once, gradients read once, the rules' FLOPs.
+  // rates(dtype): of products of that dtype.
+  std::vector<TimedWork> profile(std::int64_t step, double lr_factor, const NowSeconds& now,
+                                 const std::function<MachineRates(DType)>& rates);
 
   // Whether some rule wants gradients of sampled labels before update(step), and the hand-over of them: those
   // that are in the parameters' gradients now, the mean over `tokens` labels (rule.h).

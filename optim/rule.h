@@ -66,6 +66,8 @@ class UpdateRule {
   virtual std::vector<StateSlot> state(const Shape& part) const = 0;
   // Floating-point operations of one update of the part. Ranks share matrices by it.
   virtual double flops(const Shape& part) const = 0;
+  // What most of them multiply: f32 is the master dtype.
+  virtual DType multiplies() const { return DType::f32; }
 
   // Memory shared by all parts. prepare() is called once, before the first update, and allocates exactly
   // this.

@@ -7,6 +7,7 @@
 
 #include "kernels/gpu_peaks.h"
 #include "optim/optimizer.h"
+#include "train/bench_profile.h"
 #include "train/clock.h"
 #include "train/commands.h"
 #include "train/peak.h"
@@ -55,6 +56,7 @@ struct BenchResult {
   ModelCount count;
   double tokens_per_second = 0;
   double share_of_peak = 0;
+  std::optional<StepProfile> profile;
   std::optional<double> mfu;  // share of the data sheet's peak, where there is one
 };
 
@@ -71,7 +73,9 @@ std::optional<double> model_flops_utilization(const RunConfig& config, const Bac
   return peaks ? std::optional(flops / peaks->bf16_flops) : std::nullopt;
 }
 
-BenchResult measure(const RunConfig& config, Backend& backend, Session& session, std::int64_t steps) {
+BenchResult measure(const BenchRequest& request, const RunConfig& config, Backend& backend,
+                    Session& session) {
+  const std::int64_t steps = request.steps;
   session.parameters().initialize(config.run.seed);
   Optimizer optimizer(backend, session.parameters().views(), config.optimizer);
   Program& program = session.training();
@@ -106,30 +110,32 @@ BenchResult measure(const RunConfig& config, Backend& backend, Session& session,
   const double flops = r.tokens_per_second * static_cast<double>(r.count.flops_per_token);
   r.share_of_peak = flops / r.peak;
   r.mfu = model_flops_utilization(config, backend, flops);
+  if (request.profile) r.profile = profile_step(session, optimizer, r.peak);
   return r;
 }
 
 void print_json(const BenchRequest& request, const RunConfig& config, const Backend& backend,
                 const BenchResult& r) {
-  const nlohmann::json j = {{"config", request.config},
-                            {"device", backend.description()},
-                            {"precision", std::string(name_of(config.compute.precision))},
-                            {"parameters", r.count.parameters},
-                            {"batch", config.batch.micro_batch},
-                            {"context", config.batch.context},
-                            {"steps", request.steps},
-                            {"step_seconds", r.step.median},
-                            {"step_seconds_fastest", r.step.fastest},
-                            {"step_seconds_slowest", r.step.slowest},
-                            {"forward_backward_seconds", r.model.median},
-                            {"optimizer_seconds", r.update.median},
-                            {"first_step_seconds", r.first_step},
-                            {"tokens_per_second", r.tokens_per_second},
-                            {"flops_per_token", r.count.flops_per_token},
-                            {"peak_flops_per_second", r.peak},
-                            {"share_of_peak", r.share_of_peak},
-                            {"mfu", r.mfu ? nlohmann::json(*r.mfu) : nlohmann::json()},
-                            {"allocated_bytes", backend.allocated_bytes()}};
+  nlohmann::json j = {{"config", request.config},
+                      {"device", backend.description()},
+                      {"precision", std::string(name_of(config.compute.precision))},
+                      {"parameters", r.count.parameters},
+                      {"batch", config.batch.micro_batch},
+                      {"context", config.batch.context},
+                      {"steps", request.steps},
+                      {"step_seconds", r.step.median},
+                      {"step_seconds_fastest", r.step.fastest},
+                      {"step_seconds_slowest", r.step.slowest},
+                      {"forward_backward_seconds", r.model.median},
+                      {"optimizer_seconds", r.update.median},
+                      {"first_step_seconds", r.first_step},
+                      {"tokens_per_second", r.tokens_per_second},
+                      {"flops_per_token", r.count.flops_per_token},
+                      {"peak_flops_per_second", r.peak},
+                      {"share_of_peak", r.share_of_peak},
+                      {"mfu", r.mfu ? nlohmann::json(*r.mfu) : nlohmann::json()},
+                      {"allocated_bytes", backend.allocated_bytes()}};
+  if (r.profile) j.update(json_of(*r.profile));
   fmt::print("{}\n", j.dump());
 }
 
@@ -152,6 +158,7 @@ void print_text(const BenchRequest& request, const RunConfig& config, const Back
                r.mfu ? fmt::format("{:.1f} %", *r.mfu * 100) : "n/a");
   fmt::print("first step     {:9.1f} s    after the program was started\n", r.first_step);
   fmt::print("memory         {:9.1f} MB\n", static_cast<double>(backend.allocated_bytes()) / 1e6);
+  if (r.profile) fmt::print("\n{}", table_of(*r.profile));
 }
 
 }  // namespace
@@ -160,10 +167,7 @@ int run_bench(const BenchRequest& request) {
   const RunConfig config = bench_config(request);
   const std::unique_ptr<Backend> backend = make_backend(config.compute);
   Session session(config, *backend, true);
-  const BenchResult result = measure(config, *backend, session, request.steps);
-  if (request.profile)
-    for (const Program::OperationTime& o : session.training().profile(now))
-      fmt::print("{:9.2f} ms  {:4} x  {}\n", o.seconds * 1e3, o.calls, o.name);
+  const BenchResult result = measure(request, config, *backend, session);
   if (request.json)
     print_json(request, config, *backend, result);
   else

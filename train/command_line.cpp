@@ -235,7 +235,8 @@ void add_bench(CLI::App& app, Run& run) {
   add_count(*command, "--context", request->context, "Tokens per sequence; without it the configuration's")
       ->default_str("");
   add_count(*command, "--steps", request->steps, "Timed steps, after one that is not timed");
-  command->add_flag("--profile", request->profile, "Also the time of each kind of operation in one step");
+  command->add_flag("--profile", request->profile,
+                    "Also the time of each kind of kernel in a step, next to the least it could take");
   command->add_flag("--json", request->json, "One JSON object instead of a table");
   add_set(*command, *overrides);
   add_where(*command, *overrides);

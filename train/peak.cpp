@@ -46,4 +46,22 @@ double measure_peak(Backend& backend, DType compute) {
   return rate(kHuge, quickest(backend, compute, kHuge));
 }
 
+double measure_bandwidth(Backend& backend) {
+  const std::int64_t numbers = (std::int64_t{backend.asynchronous() ? 256 : 64} << 20) / 4;
+  const auto from = backend.allocate(static_cast<std::size_t>(numbers) * 4, "memory to copy from");
+  const auto to = backend.allocate(static_cast<std::size_t>(numbers) * 4, "memory to copy to");
+  const Tensor x = from->view(DType::f32, {numbers}), y = to->view(DType::f32, {numbers});
+  backend.fill(x, 1);
+  double best = 1e30;
+  for (int i = 0; i < 6; ++i) {
+    backend.synchronize();
+    const auto begin = std::chrono::steady_clock::now();
+    backend.copy(x, y);
+    backend.synchronize();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    if (i > 0) best = std::min(best, seconds.count());  // the first one touches the memory
+  }
+  return 2 * static_cast<double>(x.bytes()) / best;
+}
+
 }  // namespace spectrain

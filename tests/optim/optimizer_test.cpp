@@ -137,6 +137,39 @@ TEST_P(OptimizerTest, StateRestoredGoesOnBitForBit) {
   EXPECT_EQ(everything(p, a), everything(q, b));
 }
 
+TEST_P(OptimizerTest, AProfiledStepIsAStep) {
+  Problem p(GetParam()), q(GetParam());
+  add_model(p);
+  add_model(q);
+  Optimizer a(*p.backend, p.views(), usual_config(0.1)), b(*q.backend, q.views(), usual_config(0.1));
+  double time = 0;
+  std::vector<TimedWork> parts;
+  for (int step = 0; step < 2; ++step) {
+    random_gradients(p, 10 + static_cast<std::uint64_t>(step));
+    random_gradients(q, 10 + static_cast<std::uint64_t>(step));
+    EXPECT_GT(a.step(step, 0.5).gradient_norm, 0.1) << "nothing is clipped";
+    parts = b.profile(
+        step, 0.5, [&] { return time += 2; },
+        [](DType) {
+          return MachineRates{1e9, 1e9};
+        });
+  }
+  EXPECT_EQ(everything(p, a), everything(q, b));
+  // Gradients are read by the norm and by one rule each; weights and state are read and written.
+  double gradients = 0, state = 0;
+  for (const MeasuredPart& m : b.parts()) gradients += static_cast<double>(m.gradient.bytes());
+  for (const StateTensor& s : b.state()) state += static_cast<double>(s.tensor.bytes());
+  double bytes = 0;
+  for (const TimedWork& w : parts) {
+    EXPECT_EQ(w.seconds, 2);
+    if (w.name != "the gradient's norm") bytes += w.work.bytes;
+  }
+  ASSERT_GE(parts.size(), 3u);
+  EXPECT_EQ(parts[0].name, "the gradient's norm");
+  EXPECT_EQ(parts[0].work.bytes, gradients);
+  EXPECT_EQ(bytes, 3 * gradients + 2 * state);
+}
+
 TEST_P(OptimizerTest, PaddingRowsStayZero) {
   Problem p(GetParam());
   add_model(p);

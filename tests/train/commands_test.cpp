@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/train/tiny_run.h"
 #include "train/command_plan_tables.h"
@@ -16,6 +17,7 @@ namespace spectrain {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 // "...: loss 5.549076 (perplexity 257.000) over 288 tokens"
 struct Evaluated {
@@ -96,6 +98,33 @@ TEST(BenchCommand, JsonHoldsEveryNumber) {
   const Finished table = run_program({"bench", tiny.config(), "--steps", "2"}, tiny / "bench-output");
   EXPECT_EQ(table.code, 0);
   for (const char* row : {"step", "optimizer", "tokens/s", "of peak", "memory"})
+    EXPECT_THAT(table.out, HasSubstr(row));
+  EXPECT_THAT(table.out, Not(HasSubstr("kernel by kernel")));
+}
+
+TEST(BenchCommand, AProfileNamesEveryKindOfWorkAndItsFloor) {
+  const TinyRun tiny;
+  const Finished f = run_program(
+      {"bench", tiny.config(), "--json", "--profile", "--steps", "1", "--batch", "2"}, tiny / "bench-output");
+  ASSERT_EQ(f.code, 0) << f.err;
+  const nlohmann::json j = nlohmann::json::parse(f.out);
+  EXPECT_GT(j.at("bandwidth_bytes_per_second").get<double>(), 1e8);
+  EXPECT_GT(j.at("f32_flops_per_second").get<double>(), 1e8);
+  std::set<std::string> names;
+  for (const auto& kernel : j.at("kernels")) {
+    names.insert(kernel.at("name").get<std::string>());
+    for (const char* number : {"calls", "seconds", "bytes", "floor_seconds"})
+      EXPECT_GT(kernel.at(number).get<double>(), 0) << number << " of " << kernel.at("name");
+  }
+  for (const char* name :
+       {"linear", "linear backward", "attention", "attention backward", "embedding", "cross_entropy backward",
+        "the gradient's norm", "update by muon", "update by adamw", "new weights prepared"})
+    EXPECT_EQ(names.count(name), 1u) << name;
+
+  const Finished table =
+      run_program({"bench", tiny.config(), "--steps", "1", "--profile"}, tiny / "bench-output");
+  EXPECT_EQ(table.code, 0);
+  for (const char* row : {"kernel by kernel", "floor ms", "update by muon", "together"})
     EXPECT_THAT(table.out, HasSubstr(row));
 }
 
