@@ -42,6 +42,8 @@ class BackendSizes {
   virtual DType logits(DType /*compute*/) const { return DType::f32; }
   // Of a PreparedMatrix.
   virtual std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const = 0;
+  // Of one made by prepare_fp8().
+  virtual std::size_t prepared_fp8_bytes(Shape shape, DType compute) const;
   // Memory the backend keeps for its own use once products have run (packing buffers, work memory of
   // libraries): it then counts among the allocated bytes, and a memory plan adds it.
   virtual std::size_t working_bytes() const { return 0; }
@@ -156,6 +158,17 @@ class Backend : public BackendSizes,
   void normalize(const Tensor& x, double safety, const Tensor& y) override;  // matrix by matrix
   void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
                          const Tensor& c) override;
+
+  // On rounded numbers (backend_fp8.cpp).
+  std::unique_ptr<PreparedMatrix> prepare_fp8(double scale, const Tensor& values, DType compute) override;
+  void refresh_fp8(PreparedMatrix& w, const Tensor& values) override;
+  Fp8Operand encode_fp8(Fp8 format, double scale, const Tensor& x, const PreparedMatrix& w,
+                        const Tensor& memory) override;
+  void linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias, const Tensor& y) override;
+  void linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
+                                 bool accumulate) override;
+  void linear_backward_weight_fp8(const Fp8Operand& dy, const Fp8Operand& x, const Tensor& dw,
+                                  bool accumulate) override;
 };
 
 // What there is of a backend that may be missing is in cuda_plugin.h.

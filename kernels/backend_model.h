@@ -41,6 +41,16 @@ constexpr bool saves_output(Activation act) {
   return act == Activation::relu2 || act == Activation::sigmoid || act == Activation::relu;
 }
 
+// A matrix x [R,C] as the products of eight-bit floats read it (MatrixKernels::encode_fp8).
+struct Fp8Operand {
+  Tensor memory;  // [R,C] in the compute dtype
+  Fp8 format = Fp8::e4m3;
+  double scale = 1;
+  // What is in the memory: the bits of fp8(scale x) as [R,C] and behind them as [C,R], a byte each; or the
+  // numbers fp8(scale x) / scale.
+  bool eight_bits = false;
+};
+
 class MatrixKernels {
  public:
   // `backward`: the matrix will also be used by linear_backward_input.
@@ -65,6 +75,28 @@ class MatrixKernels {
   // y = fp8(scale x) / scale: x as a product of eight-bit floats would read it (fp8.h). x, y compute or
   // master dtype; may be in place.
   virtual void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) = 0;
+
+  // Products of matrices that are read as eight-bit floats, for a head in training (model/tape.h, Fp8Head). A
+  // GPU that has them (compute capability 8.9 and later) multiplies the eight bits themselves in bf16
+  // training; everything else multiplies the rounded numbers as its other products do. With scales that are
+  // powers of two both multiply the same numbers.
+  //
+  // W [N,K] = e4m3(scale w) / scale, for the functions below alone. `values`: master or compute dtype.
+  virtual std::unique_ptr<PreparedMatrix> prepare_fp8(double scale, const Tensor& values, DType compute) = 0;
+  virtual void refresh_fp8(PreparedMatrix& w, const Tensor& values) = 0;
+  // x [R,C] for products in which w takes part, in `memory` [R,C] of the compute dtype, which must not
+  // overlap x and be left alone until the last of those products.
+  virtual Fp8Operand encode_fp8(Fp8 format, double scale, const Tensor& x, const PreparedMatrix& w,
+                                const Tensor& memory) = 0;
+  // y[R,N] = x . W^T + bias[N], as linear() without an activation. With eight bits the sums may be kept in
+  // fewer bits than f32 has, as in the record that this follows (speedrun #19).
+  virtual void linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias,
+                          const Tensor& y) = 0;
+  // The gradients, as linear_backward_input() and linear_backward_weight(); sums in f32.
+  virtual void linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
+                                         bool accumulate) = 0;
+  virtual void linear_backward_weight_fp8(const Fp8Operand& dy, const Fp8Operand& x, const Tensor& dw,
+                                          bool accumulate) = 0;
 
   // The next four take batches too: a, b, c, d [B, rows, cols] of rank 3, one product for each of the B. For
   // optimizers. Those of f16 are for a GPU alone.

@@ -43,16 +43,6 @@ std::size_t rounded_weight_bytes(const std::vector<ParameterInfo>& infos,
   return most;
 }
 
-// The master values of the largest matrix that is rounded.
-std::size_t rounded_bytes(const std::vector<ParameterInfo>& infos, const std::vector<double>& roundings,
-                          DType master) {
-  std::size_t most = 0;
-  for (std::size_t i = 0; i < infos.size(); ++i)
-    if (roundings[i] > 0)
-      most = std::max(most, static_cast<std::size_t>(infos[i].shape.numel()) * size_of(master));
-  return most;
-}
-
 }  // namespace
 
 Parameters::Parameters(const Tape& tape, Backend& backend, DType compute, bool training, Values values)
@@ -71,15 +61,13 @@ Parameters::Parameters(const Tape& tape, Backend& backend, DType compute, bool t
   if (training) gradients_ = backend.allocate(layout.bytes, "gradients");
   prepared_.resize(infos_.size());
   rounded_.resize(infos_.size());
-  rounding_ = training ? roundings(tape) : std::vector<double>(infos_.size(), 0);
-  if (const std::size_t bytes = rounded_bytes(infos_, rounding_, backend.master()))
-    rounded_values_ = backend.allocate(bytes, "a rounded matrix");
+  const std::vector<double> rounding = training ? roundings(tape) : std::vector<double>(infos_.size(), 0);
   for (std::size_t i = 0; i < infos_.size(); ++i) {
     const ParameterView v = view(i);
     if (has_value_[i]) backend.fill(v.value, 0);
     if (training) backend.fill(v.gradient, 0);
     if (used[i]) prepared_[i] = backend.prepare(has_value_[i] ? v.value : v.gradient, compute, training);
-    if (rounding_[i] > 0) rounded_[i] = backend.prepare(v.gradient, compute, training);
+    if (rounding[i] > 0) rounded_[i] = backend.prepare_fp8(rounding[i], v.gradient, compute);
   }
 }
 
@@ -144,10 +132,7 @@ void Parameters::prepare(std::size_t i, const Tensor& values) {
   } else if (prepared_[i]) {
     backend_.refresh(*prepared_[i], values);
   }
-  if (!rounded_[i]) return;
-  const Tensor rounded = rounded_values_->view(backend_.master(), infos_[i].shape);
-  backend_.round_fp8(Fp8::e4m3, rounding_[i], values, rounded);
-  backend_.refresh(*rounded_[i], rounded);
+  if (rounded_[i]) backend_.refresh_fp8(*rounded_[i], values);
 }
 
 void Parameters::assign(const std::function<void(std::size_t, const Tensor&)>& fill,
@@ -230,8 +215,7 @@ MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const Prog
   if (options.training) {
     const std::vector<double> rounding = roundings(tape);
     for (std::size_t i = 0; i < rounding.size(); ++i)
-      if (rounding[i] > 0) m.prepared += backend.prepared_bytes(r.parameters[i].shape, options.compute, true);
-    m.workspace += rounded_bytes(r.parameters, rounding, master);
+      if (rounding[i] > 0) m.prepared += backend.prepared_fp8_bytes(r.parameters[i].shape, options.compute);
   }
   if (options.stochastic_rounding) m.workspace += rounded_weight_bytes(r.parameters, used);
   m.activations = plan.arena_bytes;

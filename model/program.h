@@ -71,8 +71,6 @@ class Parameters {
   std::vector<std::size_t> offsets_, value_offsets_;  // of gradients, of values
   std::unique_ptr<Buffer> values_, gradients_;
   std::vector<std::unique_ptr<PreparedMatrix>> prepared_, rounded_;
-  std::vector<double> rounding_;             // the scale of each rounded matrix; 0: it has none
-  std::unique_ptr<Buffer> rounded_values_;   // the largest of them, before it is prepared
   std::unique_ptr<Buffer> rounded_weights_;  // the largest prepared matrix, rounded stochastically
   std::uint64_t rounding_seed_ = 0;
   std::vector<std::uint64_t> rounding_streams_;
