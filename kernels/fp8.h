@@ -6,8 +6,8 @@
 #include "kernels/host_device.h"
 
 // Eight-bit floats (Micikevicius et al., "FP8 formats for deep learning", 2022; OCP 8-bit floating point
-// specification). Numbers that were rounded to them are kept in wider types here: every such number is exact
-// in bf16, and a product of two is exact in f32.
+// specification). Every number of them is exact in bf16, and a product of two is exact in f32: a backend
+// whose hardware does not multiply them rounds to them and multiplies in a wider type (backend_model.h).
 
 namespace spectrain {
 
@@ -42,6 +42,45 @@ SPECTRAIN_HD inline float fp8_rounded(const Fp8Limits& f, float x) {
     std::memcpy(&y, &u, 4);
   }
   return y > f.largest ? f.largest : (y < -f.largest ? -f.largest : y);
+}
+
+// The eight bits of fp8_rounded(x): sign, exponent, mantissa. A zero keeps the sign of x, as in hardware, and
+// every NaN becomes 0x7f.
+SPECTRAIN_HD inline std::uint8_t fp8_bits(Fp8 format, float x) {
+  if (x != x) return 0x7f;
+  const Fp8Limits f = limits_of(format);
+  std::uint32_t sign, u, first;
+  std::memcpy(&sign, &x, 4);
+  sign = (sign >> 24) & 0x80u;
+  const float size = fp8_rounded(f, x < 0.0f ? -x : x);
+  if (size < f.smallest_normal)
+    return static_cast<std::uint8_t>(sign | static_cast<unsigned>(size / f.quantum));
+  std::memcpy(&u, &size, 4);
+  std::memcpy(&first, &f.smallest_normal, 4);  // whose exponent is written 1
+  const int dropped = 23 - f.mantissa;
+  return static_cast<std::uint8_t>(sign | ((u >> dropped) - (first >> dropped) + (1u << f.mantissa)));
+}
+
+// The number that eight bits stand for.
+SPECTRAIN_HD inline float fp8_value(Fp8 format, std::uint8_t bits) {
+  const Fp8Limits f = limits_of(format);
+  const std::uint32_t size = bits & 0x7fu, sign = (bits & 0x80u) << 24;
+  const std::uint32_t infinity = format == Fp8::e5m2 ? 0x7cu : 0x7fu;  // e4m3 has none
+  std::uint32_t u;
+  if (size >= infinity) {
+    u = format == Fp8::e5m2 && size == infinity ? 0x7f800000u : 0x7fc00000u;
+  } else if (size < (1u << f.mantissa)) {
+    const float small = static_cast<float>(size) * f.quantum;
+    std::memcpy(&u, &small, 4);
+  } else {
+    std::uint32_t first;
+    std::memcpy(&first, &f.smallest_normal, 4);
+    u = first + ((size - (1u << f.mantissa)) << (23 - f.mantissa));
+  }
+  u |= sign;
+  float value;
+  std::memcpy(&value, &u, 4);
+  return value;
 }
 
 }  // namespace spectrain

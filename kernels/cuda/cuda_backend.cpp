@@ -67,6 +67,7 @@ std::vector<std::string> CudaBackend::notes() {
   if (attention_) take(attention_->notes);
   if (convolutions_) take(convolutions_->notes);
   if (factors_) take(factors_->notes);
+  take(fp8_notes_);
   return all;
 }
 

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 namespace spectrain {
 
 class Products;  // products.h
+struct Product;
 
 class CudaBackend final : public Backend {
  public:
@@ -34,6 +36,9 @@ class CudaBackend final : public Backend {
   DType logits(DType compute) const override { return sizes_.logits(compute); }
   std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override {
     return sizes_.prepared_bytes(shape, compute, backward);
+  }
+  std::size_t prepared_fp8_bytes(Shape shape, DType compute) const override {
+    return sizes_.prepared_fp8_bytes(shape, compute);
   }
   std::size_t working_bytes() const override { return sizes_.working_bytes(); }
   std::int64_t matrices_at_once(Shape matrix) const override { return sizes_.matrices_at_once(matrix); }
@@ -80,6 +85,16 @@ class CudaBackend final : public Backend {
   void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override;
   void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
               const Tensor& c) override;
+  // fp8_products.cpp
+  std::unique_ptr<PreparedMatrix> prepare_fp8(double scale, const Tensor& values, DType compute) override;
+  void refresh_fp8(PreparedMatrix& w, const Tensor& values) override;
+  Fp8Operand encode_fp8(Fp8 format, double scale, const Tensor& x, const PreparedMatrix& w,
+                        const Tensor& memory) override;
+  void linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias, const Tensor& y) override;
+  void linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
+                                 bool accumulate) override;
+  void linear_backward_weight_fp8(const Fp8Operand& dy, const Fp8Operand& x, const Tensor& dw,
+                                  bool accumulate) override;
   // symmetric_product.cu
   void symmetric_product(const Tensor& a, float alpha, const Tensor& d, float beta, const Tensor& c) override;
   void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
@@ -176,6 +191,8 @@ class CudaBackend final : public Backend {
  private:
   friend class CudaBuffer;
   Products& products();
+  void multiply_fp8(const Product& product, double scale_a, double scale_b);  // fp8_products.cpp
+  void note_fp8(const std::string& why);
   struct Inbox;      // pinned memory through which small inputs go to the device (memory.cu)
   struct Attention;  // plans and workspace of the attention (attention.cpp)
   Attention& attention_state();
@@ -200,6 +217,8 @@ class CudaBackend final : public Backend {
   double* answer_ = nullptr;  // pinned: where small results come back
   std::unique_ptr<Inbox> inbox_;
   std::unique_ptr<Products> products_;
+  std::vector<std::string> fp8_notes_;  // why eight-bit floats are not multiplied as such
+  std::set<std::string> fp8_noted_;     // each once
   std::unique_ptr<Attention> attention_;
   std::unique_ptr<Convolutions> convolutions_;
   std::unique_ptr<Factors> factors_;

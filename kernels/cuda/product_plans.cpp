@@ -114,6 +114,7 @@ ProductKey::ProductKey(const Product& p)
       transpose_b(p.transpose_b),
       factors(p.factors),
       result(p.result),
+      eight_bits(p.eight_bits),
       bias(p.bias != nullptr),
       gelu_tanh(p.gelu_tanh),
       pre(p.pre != nullptr),
@@ -125,10 +126,14 @@ std::string ProductKey::text() const {
   const auto matrix = [](std::int64_t rows, std::int64_t cols, bool transposed) {
     return transposed ? fmt::format("[{}, {}]^T", cols, rows) : fmt::format("[{}, {}]", rows, cols);
   };
-  return fmt::format("{}{} . {}, {} to {}{}{}{}, aligned {} {} {}",
+  const auto format = [](Fp8 f) { return f == Fp8::e4m3 ? "e4m3" : "e5m2"; };
+  const std::string from = eight_bits ? fmt::format("{} and {}", format(eight_bits->a), format(eight_bits->b))
+                                      : std::string(name_of(factors));
+  return fmt::format("{}{} . {}, {} to {}{}{}{}{}, aligned {} {} {}",
                      batch == 1 ? "" : fmt::format("{} x ", batch), matrix(m, k, transpose_a),
-                     matrix(k, n, transpose_b), name_of(factors), name_of(result), bias ? ", bias" : "",
-                     gelu_tanh ? ", gelu_tanh" : "", pre ? ", pre" : "", align_a, align_b, align_c);
+                     matrix(k, n, transpose_b), from, name_of(result), bias ? ", bias" : "",
+                     gelu_tanh ? ", gelu_tanh" : "", pre ? ", pre" : "",
+                     eight_bits && eight_bits->fast_sums ? ", fast sums" : "", align_a, align_b, align_c);
 }
 
 PlanFile::PlanFile(std::string path, std::string_view machine)

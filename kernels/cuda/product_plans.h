@@ -23,11 +23,13 @@ inline bool has_epilogue(const Product& p) { return p.bias || p.gelu_tanh || p.p
 struct ProductKey {
   explicit ProductKey(const Product& product);
   auto operator<=>(const ProductKey&) const = default;
-  std::string text() const;  // "2 x [768, 3072] . [1024, 3072]^T, bf16 to f32, aligned 16 16 16"
+  // "2 x [768, 3072] . [1024, 3072]^T, bf16 to f32, aligned 16 16 16"
+  std::string text() const;
 
   std::int64_t batch, m, n, k;
   bool transpose_a, transpose_b;
   DType factors, result;
+  std::optional<EightBits> eight_bits;
   bool bias, gelu_tanh, pre;
   std::uint32_t align_a, align_b, align_c;  // bytes, at most 16: what the widest load needs
 };

@@ -44,6 +44,8 @@ cudaDataType_t cuda_type(DType dtype) {
   }
 }
 
+cudaDataType_t cuda_type(Fp8 format) { return format == Fp8::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2; }
+
 cublasLtEpilogue_t epilogue_of(const ProductKey& key) {
   if (key.gelu_tanh && key.pre)
     return key.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
@@ -57,6 +59,11 @@ bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 ==
 // must be right by itself (CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD): a kernel chosen regardless would fault.
 bool epilogue_fits(const Product& p) {
   return p.n % 8 == 0 && aligned(p.bias) && aligned(p.pre) && aligned(p.c);
+}
+
+// The sums of an eight-bit product are taken over 16 numbers at a time.
+bool eight_bits_fit(const Product& p) {
+  return p.m % 16 == 0 && p.n % 16 == 0 && p.k % 16 == 0 && aligned(p.a) && aligned(p.b) && aligned(p.c);
 }
 
 // What the library keeps of one product: freed with the object.
@@ -96,16 +103,21 @@ class Operation {
     const cudaDataType_t result_type = cuda_type(key.result);
     if (key.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &result_type, sizeof result_type);
     if (key.pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &key.n, sizeof key.n);
+    const std::int8_t fast = key.eight_bits && key.eight_bits->fast_sums;
+    if (fast) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast);
     // As it stands in memory, seen by columns: b [k,n] has n rows, or b [n,k] has k.
-    first = layout(key, key.transpose_b ? key.k : key.n, key.transpose_b ? key.n : key.k, key.factors);
-    second = layout(key, key.transpose_a ? key.m : key.k, key.transpose_a ? key.k : key.m, key.factors);
-    result = layout(key, key.n, key.m, key.result);
+    const cudaDataType_t b_type = key.eight_bits ? cuda_type(key.eight_bits->b) : cuda_type(key.factors),
+                         a_type = key.eight_bits ? cuda_type(key.eight_bits->a) : cuda_type(key.factors);
+    first = layout(key, key.transpose_b ? key.k : key.n, key.transpose_b ? key.n : key.k, b_type);
+    second = layout(key, key.transpose_a ? key.m : key.k, key.transpose_a ? key.k : key.m, a_type);
+    result = layout(key, key.n, key.m, result_type);
   }
-  cublasLtMatrixLayout_t layout(const ProductKey& key, std::int64_t rows, std::int64_t cols, DType dtype) {
+  cublasLtMatrixLayout_t layout(const ProductKey& key, std::int64_t rows, std::int64_t cols,
+                                cudaDataType_t type) {
     cublasLtMatrixLayout_t made = nullptr;
     const auto need = [&](cublasStatus_t status) { check_cublaslt(lt_, status, "describing", key.text()); };
-    need(lt_.layout_create(&made, cuda_type(dtype), static_cast<std::uint64_t>(rows),
-                           static_cast<std::uint64_t>(cols), rows));
+    need(lt_.layout_create(&made, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(cols),
+                           rows));
     if (key.batch == 1) return made;
     const auto count = static_cast<std::int32_t>(key.batch);
     const std::int64_t stride = rows * cols;
@@ -190,6 +202,13 @@ class CublasLtProducts final : public Products {
     } else if (!epilogue_fits(p) || !multiply(p)) {
       in_parts(p);
     }
+  }
+
+  bool run_eight_bits(const Product& p) override {
+    if (!p.eight_bits || p.batch != 1 || p.transpose_a || !p.transpose_b || has_epilogue(p))
+      throw std::logic_error("a product of eight-bit floats is one a . b^T without an epilogue");
+    if (p.m == 0 || p.n == 0) return true;
+    return p.k > 0 && eight_bits_fit(p) && multiply(p);
   }
 
  private:
@@ -293,8 +312,9 @@ class CublasLtProducts final : public Products {
     int found = 0;
     const cublasStatus_t status = lt_.heuristic(handle_, o.product, o.first, o.second, o.result, o.result,
                                                 preference, count, answers.data(), &found);
-    // Of an epilogue it does not have the library says either: then the product is made in parts.
-    const bool plain = epilogue_of(key) == CUBLASLT_EPILOGUE_DEFAULT;
+    // Of an epilogue it does not have the library says either, and of types that the device does not
+    // multiply: then the product is made in another way.
+    const bool plain = epilogue_of(key) == CUBLASLT_EPILOGUE_DEFAULT && !key.eight_bits;
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_INVALID_VALUE && !plain)) return {};
     check_cublaslt(lt_, status, "choosing an algorithm", text);
     std::vector<cublasLtMatmulAlgo_t> algorithms;

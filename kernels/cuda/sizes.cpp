@@ -11,6 +11,11 @@ std::size_t CudaSizes::prepared_bytes(Shape shape, DType compute, bool) const {
   return static_cast<std::size_t>(shape.numel()) * size_of(compute);
 }
 
+// Rounded numbers, or in their place (of two bytes each) the eight bits twice: as they are and transposed.
+std::size_t CudaSizes::prepared_fp8_bytes(Shape shape, DType compute) const {
+  return static_cast<std::size_t>(shape.numel()) * size_of(compute);
+}
+
 CudaSizes::FactorParts CudaSizes::factor_parts(Shape batch) {
   constexpr std::int64_t kTogether = 8;  // eigendecompositions: more do not make a GPU busier
   FactorParts parts;

@@ -17,6 +17,7 @@ class CudaSizes final : public BackendSizes {
   std::string_view name() const override { return "cuda"; }
   DType logits(DType compute) const override { return compute; }
   std::size_t prepared_bytes(Shape shape, DType compute, bool backward) const override;
+  std::size_t prepared_fp8_bytes(Shape shape, DType compute) const override;
   std::size_t working_bytes() const override { return kProductWorkspace; }
   std::int64_t matrices_at_once(Shape matrix) const override;
   // How much cuSOLVER wants is known only where there is a device. What is counted here is twice what

@@ -6,15 +6,21 @@
 
 #include "cuda_runtime.h"
 #include "kernels/cuda/cublaslt.h"
+#include "kernels/fp8.h"
 #include "kernels/tensor.h"
 
 // cuBLASLt as plain loops over matrices stored by columns: sums in float32, in the order of k, and one
 // rounding at the end; a bias is added and GELU taken before that rounding. It is as strict as the library
 // may be: an algorithm belongs to the product it was found for, and pointers are as aligned as was promised.
-// It refuses some products (those of three odd sizes), as the library may.
+// It refuses some products (those of three odd sizes), as the library may. Of eight-bit floats it takes what
+// a Hopper GPU takes (cuBLAS documentation, cublasLtMatmul): both factors contracted along their columns in
+// memory
+// ("TN"), everything aligned to 16 bytes, not two e5m2, results in bf16 or float32.
 
 using spectrain::bf16;
 using spectrain::f16;
+using spectrain::Fp8;
+using spectrain::fp8_value;
 
 struct EmulatedLtHandle {};
 struct EmulatedLtOperation {
@@ -25,6 +31,7 @@ struct EmulatedLtOperation {
   const void* bias = nullptr;
   void* pre = nullptr;
   std::int64_t pre_ld = 0;
+  std::int8_t fast = 0;
 };
 struct EmulatedLtLayout {
   cudaDataType_t type;
@@ -50,6 +57,8 @@ struct Shape {
 float load(const void* p, cudaDataType_t type, std::int64_t i) {
   if (type == CUDA_R_16BF) return static_cast<float>(static_cast<const bf16*>(p)[i]);
   if (type == CUDA_R_16F) return static_cast<float>(static_cast<const f16*>(p)[i]);
+  if (type == CUDA_R_8F_E4M3) return fp8_value(Fp8::e4m3, static_cast<const std::uint8_t*>(p)[i]);
+  if (type == CUDA_R_8F_E5M2) return fp8_value(Fp8::e5m2, static_cast<const std::uint8_t*>(p)[i]);
   return static_cast<const float*>(p)[i];
 }
 void store(void* p, cudaDataType_t type, std::int64_t i, float x) {
@@ -61,14 +70,32 @@ void store(void* p, cudaDataType_t type, std::int64_t i, float x) {
     static_cast<float*>(p)[i] = x;
 }
 
+bool eight_bits(cudaDataType_t type) { return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2; }
+
+bool types_fit(cudaDataType_t a, cudaDataType_t b, cudaDataType_t c) {
+  if (!eight_bits(a) || !eight_bits(b)) return a == b && (c == a || c == CUDA_R_32F);
+  return (a == CUDA_R_8F_E4M3 || b == CUDA_R_8F_E4M3) && (c == CUDA_R_16BF || c == CUDA_R_32F);
+}
+
+bool refuses_eight_bits = false;
+
+// Whether a product of eight-bit floats is one of those that there are.
+bool has_eight_bits(const EmulatedLtOperation& o, const EmulatedLtLayout& a, const EmulatedLtLayout& b,
+                    const EmulatedLtLayout& c) {
+  if (refuses_eight_bits || o.a != CUBLAS_OP_T || o.b != CUBLAS_OP_N || a.batch != 1) return false;
+  for (const std::int64_t size : {a.rows, a.cols, b.rows, b.cols, c.rows, c.cols, a.ld, b.ld, c.ld})
+    if (size % 16 != 0) return false;
+  return true;
+}
+
 bool consistent(const EmulatedLtOperation& o, const EmulatedLtLayout& a, const EmulatedLtLayout& b,
                 const EmulatedLtLayout& c, Shape& shape) {
   const bool at = o.a == CUBLAS_OP_T, bt = o.b == CUBLAS_OP_T;
   shape = {c.rows, c.cols, at ? a.rows : a.cols};
   return (at ? a.cols : a.rows) == shape.m && (bt ? b.rows : b.cols) == shape.n &&
          (bt ? b.cols : b.rows) == shape.k && a.ld >= a.rows && b.ld >= b.rows && c.ld >= c.rows &&
-         a.batch == b.batch && b.batch == c.batch && a.type == b.type &&
-         (c.type == a.type || c.type == CUDA_R_32F) &&
+         a.batch == b.batch && b.batch == c.batch && types_fit(a.type, b.type, c.type) &&
+         (!o.fast || eight_bits(a.type)) &&
          (!(o.epilogue & CUBLASLT_EPILOGUE_BIAS) || (o.has_bias_type && o.bias_type == c.type)) &&
          (!(o.epilogue & 128) || (o.pre_ld >= c.rows && o.pre_ld % 8 == 0));
 }
@@ -79,7 +106,8 @@ std::uint64_t fingerprint(const EmulatedLtOperation& o, const EmulatedLtLayout& 
   std::uint64_t hash = 1;
   for (const std::int64_t x :
        {std::int64_t{o.a}, std::int64_t{o.b}, std::int64_t{o.epilogue}, std::int64_t{a.type}, a.rows, a.cols,
-        std::int64_t{b.type}, b.rows, b.cols, std::int64_t{c.type}, c.rows, c.cols, std::int64_t{c.batch}})
+        std::int64_t{b.type}, b.rows, b.cols, std::int64_t{c.type}, c.rows, c.cols, std::int64_t{c.batch},
+        std::int64_t{o.fast}})
     hash = hash * 0x9e3779b97f4a7c15u + static_cast<std::uint64_t>(x) + (hash >> 29);
   return hash;
 }
@@ -184,6 +212,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t o,
       return take(o->pre, value, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
       return take(o->pre_ld, value, bytes);
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM:
+      return take(o->fast, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
       o->has_bias_type = true;
       return take(o->bias_type, value, bytes);
@@ -245,7 +275,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   *found = 0;
   Shape s{};
   if (!consistent(*o, *a, *b, *c, s)) return CUBLAS_STATUS_INVALID_VALUE;
-  if (s.m % 2 != 0 && s.n % 2 != 0 && s.k % 2 != 0) {
+  if ((s.m % 2 != 0 && s.n % 2 != 0 && s.k % 2 != 0) ||
+      (eight_bits(a->type) && (!has_eight_bits(*o, *a, *b, *c) || preference->a < 16 || preference->b < 16 ||
+                               preference->c < 16 || preference->d < 16))) {
     ++counts.refused;
     return CUBLAS_STATUS_NOT_SUPPORTED;
   }
@@ -290,6 +322,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t o, const vo
     return CUBLAS_STATUS_EXECUTION_FAILED;
   auto& counts = spectrain::emulator::cublaslt_counts();
   ++counts.products;
+  if (eight_bits(al->type)) ++counts.eight_bit;
+  if (o->fast) ++counts.fast_sums;
   counts.last_algorithm = static_cast<int>(words[1]);
   spectrain::emulator::enqueue(stream, [call] {
     for (std::int64_t i = 0; i < call.cl.batch; ++i) multiply(call, i);
@@ -304,6 +338,7 @@ CublasLtCounts& cublaslt_counts() {
   static CublasLtCounts counts;
   return counts;
 }
+void refuse_eight_bits(bool refuse) { refuses_eight_bits = refuse; }
 }  // namespace emulator
 
 const CublasLt& open_cublaslt() {

@@ -83,6 +83,36 @@ class DeviceAsHost final : public Backend {
   void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override {
     call([&](Call& c) { device_->round_fp8(format, scale, c(x), c(y)); });
   }
+  std::size_t prepared_fp8_bytes(Shape shape, DType compute) const override {
+    return device_->prepared_fp8_bytes(shape, compute);
+  }
+  std::unique_ptr<PreparedMatrix> prepare_fp8(double scale, const Tensor& values, DType compute) override {
+    std::unique_ptr<PreparedMatrix> matrix;
+    call([&](Call& c) { matrix = device_->prepare_fp8(scale, c(values), compute); });
+    return matrix;
+  }
+  void refresh_fp8(PreparedMatrix& w, const Tensor& values) override {
+    call([&](Call& c) { device_->refresh_fp8(w, c(values)); });
+  }
+  Fp8Operand encode_fp8(Fp8 format, double scale, const Tensor& x, const PreparedMatrix& w,
+                        const Tensor& memory) override {
+    Fp8Operand made;
+    call([&](Call& c) { made = device_->encode_fp8(format, scale, c(x), w, c(memory)); });
+    made.memory = memory;
+    return made;
+  }
+  void linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias,
+                  const Tensor& y) override {
+    call([&](Call& c) { device_->linear_fp8(there(c, x), w, c(bias), c(y)); });
+  }
+  void linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
+                                 bool accumulate) override {
+    call([&](Call& c) { device_->linear_backward_input_fp8(there(c, dy), w, c(dx), accumulate); });
+  }
+  void linear_backward_weight_fp8(const Fp8Operand& dy, const Fp8Operand& x, const Tensor& dw,
+                                  bool accumulate) override {
+    call([&](Call& c) { device_->linear_backward_weight_fp8(there(c, dy), there(c, x), c(dw), accumulate); });
+  }
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override {
     call([&](Call& c) { device_->bias_gradient(c(dy), c(db), accumulate); });
   }
@@ -350,6 +380,10 @@ class DeviceAsHost final : public Backend {
     std::vector<Tensor> moved;
     for (const Tensor& t : tensors) moved.push_back(c(t));
     return moved;
+  }
+  static Fp8Operand there(Call& c, Fp8Operand x) {
+    x.memory = c(x.memory);
+    return x;
   }
   static QkTransform there(Call& c, QkTransform t) {
     t.cos = c(t.cos);
