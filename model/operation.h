@@ -58,8 +58,8 @@ class Operation {
   virtual bool differentiable_input(std::size_t) const { return true; }
   // Input i is a matrix taken in its prepared form.
   virtual bool prepared_input(std::size_t) const { return false; }
-  // In training input i is also wanted as a product of eight-bit floats reads it: e4m3(scale w) / scale; 0:
-  // not.
+  // In training input i is also wanted as products of eight-bit floats read it (MatrixKernels::prepare_fp8),
+  // with this scale; 0: not.
   virtual double rounded_input(std::size_t) const { return 0; }
   // backward() can add to din[i]; otherwise the planner adds a temporary.
   virtual bool accumulates(std::size_t) const { return false; }

@@ -60,7 +60,7 @@ Plan make_plan(const Tape& tape, Value result, DType master, DType logits, const
 
 // 1 for each parameter that takes part in a product as a prepared matrix.
 std::vector<std::uint8_t> prepared_parameters(const Tape& tape);
-// For each parameter the scale of its rounding to eight-bit floats (Operation::rounded_input); 0: none.
+// For each parameter its scale as eight-bit floats (Operation::rounded_input); 0: none.
 std::vector<double> roundings(const Tape& tape);
 // 1 for each parameter of which some operation reads the master values.
 std::vector<std::uint8_t> read_parameters(const Tape& tape);

@@ -44,6 +44,12 @@ const CudaFp8Matrix& fp8_matrix(const PreparedMatrix& w, const char* kernel) {
   return *matrix;
 }
 
+const CudaFp8Matrix& fp8_matrix(const PreparedMatrix& w, const Fp8Operand& x, const char* kernel) {
+  const CudaFp8Matrix& matrix = fp8_matrix(w, kernel);
+  require(x.eight_bits == (matrix.bits != nullptr), kernel, "the operand was made for another matrix");
+  return matrix;
+}
+
 const std::uint8_t* along(const void* bits) { return static_cast<const std::uint8_t*>(bits); }
 const std::uint8_t* across(const void* bits, std::int64_t numel) { return along(bits) + numel; }
 
@@ -115,7 +121,7 @@ Fp8Operand CudaBackend::encode_fp8(Fp8 format, double scale, const Tensor& x, co
 
 void CudaBackend::linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias,
                              const Tensor& y) {
-  const CudaFp8Matrix& matrix = fp8_matrix(w, "linear_fp8");
+  const CudaFp8Matrix& matrix = fp8_matrix(w, x, "linear_fp8");
   if (!x.eight_bits) return linear(x.memory, *matrix.rounded, bias, Activation::none, {}, y);
   const std::int64_t r = x.memory.rows(), n = w.rows(), k = w.cols();
   require_shape(x.memory, r, k, "linear_fp8", "x");
@@ -137,7 +143,7 @@ void CudaBackend::linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const
 
 void CudaBackend::linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
                                             bool accumulate) {
-  const CudaFp8Matrix& matrix = fp8_matrix(w, "linear_backward_input_fp8");
+  const CudaFp8Matrix& matrix = fp8_matrix(w, dy, "linear_backward_input_fp8");
   if (!dy.eight_bits) return linear_backward_input(dy.memory, *matrix.rounded, dx, accumulate);
   const std::int64_t r = dy.memory.rows(), n = w.rows(), k = w.cols();
   require_shape(dy.memory, r, n, "linear_backward_input_fp8", "dy");

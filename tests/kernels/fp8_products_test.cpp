@@ -32,12 +32,11 @@ class Fp8Products : public KernelTest {
     Twin x, w, bias, dy, memory_x, memory_dy;
     Twin y, dx, dx_sum, dw, dw_sum;
   };
-  Layer layer(const Sizes& s, DType compute) {
-    return {
-        random({s.r, s.k}, compute),       random({s.n, s.k}, DType::f32, 0.05), bias(s.n),
-        random({s.r, s.n}, compute, 0.01), output({s.r, s.k}, compute),          output({s.r, s.n}, compute),
-        output({s.r, s.n}, compute),       output({s.r, s.k}, compute),          random({s.r, s.k}, compute),
-        output({s.n, s.k}, DType::f32),    random({s.n, s.k}, DType::f32)};
+  Layer layer(const Sizes& s, DType compute, DType weights) {
+    return {random({s.r, s.k}, compute),       random({s.n, s.k}, weights, 0.05), bias(s.n),
+            random({s.r, s.n}, compute, 0.01), output({s.r, s.k}, compute),       output({s.r, s.n}, compute),
+            output({s.r, s.n}, compute),       output({s.r, s.k}, compute),       random({s.r, s.k}, compute),
+            output({s.n, s.k}, DType::f32),    random({s.n, s.k}, DType::f32)};
   }
   // Of numbers that are exact in y's dtype, in which a GPU adds it.
   Twin bias(std::int64_t n) {
@@ -97,7 +96,7 @@ TEST_P(Fp8Products, AgreeWithFloat64OnTheRoundedNumbers) {
       for (const bool with_bias : {false, true}) {
         SCOPED_TRACE(testing::Message() << s.r << " " << s.n << " " << s.k << " " << name_of(compute)
                                         << (with_bias ? " with bias" : ""));
-        const Layer l = layer(s, compute);
+        const Layer l = layer(s, compute, with_bias ? compute : DType::f32);
         const auto before = emulator::cublaslt_counts();
         run(cpu(), l, &Twin::tested, compute, with_bias);
         const auto after = emulator::cublaslt_counts();
@@ -234,6 +233,9 @@ TEST_F(Fp8OnCuda, MatricesOfOtherKindsAreRefused) {
   EXPECT_THROW(device->linear(x, *eight, {}, Activation::none, {}, x), std::logic_error);
   EXPECT_THROW(device->encode_fp8(Fp8::e4m3, 1, x, *eight, w), std::logic_error);  // not bf16
   EXPECT_THROW(device->encode_fp8(Fp8::e4m3, 0, x, *eight, x), std::logic_error);
+  const Fp8Operand rounded{x, Fp8::e4m3, 1, false};
+  EXPECT_THROW(device->linear_fp8(rounded, *eight, {}, x), std::logic_error);
+  EXPECT_THROW(device->linear_backward_input_fp8(rounded, *eight, x, false), std::logic_error);
 }
 
 }  // namespace
