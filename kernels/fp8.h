@@ -45,7 +45,7 @@ SPECTRAIN_HD inline float fp8_rounded(const Fp8Limits& f, float x) {
 }
 
 // The eight bits of fp8_rounded(x): sign, exponent, mantissa. A zero keeps the sign of x, as in hardware, and
-// every NaN becomes 0x7f.
+// every NaN becomes 0x7f (hardware may make another).
 SPECTRAIN_HD inline std::uint8_t fp8_bits(Fp8 format, float x) {
   if (x != x) return 0x7f;
   const Fp8Limits f = limits_of(format);

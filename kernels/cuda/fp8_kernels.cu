@@ -8,7 +8,6 @@ namespace {
 
 // A tile of 128 rows and 64 columns passes through a block; a thread has 8 columns of 4 rows.
 constexpr int kThreads = 256, kTileRows = 128, kTileCols = 64, kRows = 4, kCols = 8;
-constexpr int kBlocks = 6;  // fit on a multiprocessor: 40 registers a thread
 constexpr int kGroups = kTileCols / kCols, kQuads = kTileRows / 16;
 static_assert(kThreads == kGroups * (kTileRows / kRows));
 
@@ -37,6 +36,31 @@ __device__ inline void transpose_bytes(std::uint32_t (&w)[4]) {
   w[3] = __byte_perm(c, d, 0x7632);
 }
 
+// A thread's numbers of one row: zeros beyond the end of the row.
+template <bool packed, class X>
+__device__ inline Pack<X, kCols> load_row(const X* x, std::int64_t left) {
+  Pack<X, kCols> in = {};
+  if constexpr (packed) {
+    if (left > 0) in = load_some<kCols>(x);
+  } else {
+    for (int k = 0; k < kCols; ++k)
+      if (k < left) in.v[k] = x[k];
+  }
+  return in;
+}
+
+// Stores bytes, as many of them as are left.
+template <bool packed, class W, int N>
+__device__ inline void store_bytes(std::uint8_t* to, const W& wide, const std::uint32_t (&words)[N],
+                                   std::int64_t left) {
+  if constexpr (packed) {
+    if (left > 0) store_words(reinterpret_cast<W*>(to), wide);
+  } else {
+    for (int k = 0; k < 4 * N; ++k)
+      if (k < left) to[k] = static_cast<std::uint8_t>(words[k / 4] >> (8 * (k % 4)));
+  }
+}
+
 // Floor: one reading of x, and two writings of a byte for each number. `packed`: rows and columns of x begin
 // at multiples of the packs they are moved in.
 template <Fp8 format, bool packed, class X>
@@ -52,18 +76,11 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
     const std::int64_t row = t / tiles_across * kTileRows, col = t % tiles_across * kTileCols;
     const std::int64_t own_row = row + four * kRows, own_col = col + group * kCols;
-    Pack<X, kCols> in[kRows] = {};
+    const std::int64_t first = own_row * cols + own_col;
+    Pack<X, kCols> in[kRows];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const std::int64_t at = (own_row + i) * cols + own_col;
-      if (own_row + i >= rows) continue;
-      if constexpr (packed) {
-        if (own_col < cols) in[i] = load_some<kCols>(x + at);
-      } else {
-        for (int k = 0; k < kCols; ++k)
-          if (own_col + k < cols) in[i].v[k] = x[at + k];
-      }
-    }
+    for (int i = 0; i < kRows; ++i)
+      in[i] = load_row<packed>(x + first + i * cols, own_row + i < rows ? cols - own_col : 0);
     std::uint32_t words[2][kRows];  // of columns 0 to 3 and 4 to 7
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
@@ -73,14 +90,9 @@ __global__ void __launch_bounds__(kThreads)
         words[half][i] = two_bytes<format>(scale * widen(v[0]), scale * widen(v[1])) |
                          two_bytes<format>(scale * widen(v[2]), scale * widen(v[3])) << 16;
       }
-      if (own_row + i >= rows) continue;
-      std::uint8_t* to = along + (own_row + i) * cols + own_col;
-      if constexpr (packed) {
-        if (own_col < cols) store_words(reinterpret_cast<uint2*>(to), uint2{words[0][i], words[1][i]});
-      } else {
-        for (int k = 0; k < kCols; ++k)
-          if (own_col + k < cols) to[k] = static_cast<std::uint8_t>(words[k / 4][i] >> (8 * (k % 4)));
-      }
+      const std::uint32_t both[2] = {words[0][i], words[1][i]};
+      store_bytes<packed>(along + first + i * cols, uint2{both[0], both[1]}, both,
+                          own_row + i < rows ? cols - own_col : 0);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -93,17 +105,10 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kTileCols * kQuads / kThreads; ++i) {
       const int q = i * kThreads + static_cast<int>(threadIdx.x), c = q / kQuads, quad = q % kQuads;
-      const std::int64_t first = row + quad * 16;
-      if (col + c >= cols || first >= rows) continue;
-      const uint4 sixteen = tile[c][quad ^ (c / kCols)];
-      std::uint8_t* to = across + (col + c) * rows + first;
-      if constexpr (packed) {
-        store_words(reinterpret_cast<uint4*>(to), sixteen);
-      } else {
-        const unsigned all[4] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
-        for (int k = 0; k < 16; ++k)
-          if (first + k < rows) to[k] = static_cast<std::uint8_t>(all[k / 4] >> (8 * (k % 4)));
-      }
+      const uint4 x16 = tile[c][quad ^ (c / kCols)];
+      const std::uint32_t all[4] = {x16.x, x16.y, x16.z, x16.w};
+      const std::int64_t at = row + 16 * quad;
+      store_bytes<packed>(across + (col + c) * rows + at, x16, all, col + c < cols ? rows - at : 0);
     }
     __syncthreads();
   }
@@ -120,7 +125,7 @@ void start(CudaBackend& b, const X* x, std::uint8_t* bits, std::int64_t rows, st
   const bool packed = cols % kCols == 0 && rows % 16 == 0 && aligned_for(kPack<X>, x) &&
                       aligned_for(kCols, bits) && aligned_for(16, across);
   const std::int64_t tiles = ((cols + kTileCols - 1) / kTileCols) * ((rows + kTileRows - 1) / kTileRows);
-  launch(b.stream(), {b.blocks_for(tiles, kBlocks), kThreads},
+  launch(b.stream(), {b.blocks_for(tiles), kThreads},
          packed ? encode_kernel<format, true, X> : encode_kernel<format, false, X>, x, bits, across, rows,
          cols, scale);
 }

@@ -105,9 +105,13 @@ class Fp8Test : public KernelTest {
       for (std::int64_t c = 0; c < cols; ++c) {
         const float scaled = static_cast<float>(scale) * static_cast<float>(element(x, r * cols + c));
         if (made.eight_bits) {
-          const std::uint8_t wanted = fp8_bits(format, scaled);
-          ASSERT_EQ(bits[r * cols + c], wanted) << scaled << " at " << r << ", " << c;
-          ASSERT_EQ(bits[rows * cols + c * rows + r], wanted) << scaled << " at " << r << ", " << c;
+          const std::uint8_t along = bits[r * cols + c], across = bits[rows * cols + c * rows + r];
+          ASSERT_EQ(across, along) << scaled << " at " << r << ", " << c;
+          if (std::isnan(scaled)) {
+            ASSERT_TRUE(std::isnan(fp8_value(format, along)));  // there are several, and hardware chooses
+          } else {
+            ASSERT_EQ(along, fp8_bits(format, scaled)) << scaled << " at " << r << ", " << c;
+          }
         } else if (!std::isnan(scaled)) {
           ASSERT_EQ(element(memory.tested, r * cols + c),
                     double{fp8_rounded(limits_of(format), scaled)} / scale);
