@@ -61,7 +61,7 @@ bool epilogue_fits(const Product& p) {
   return p.n % 8 == 0 && aligned(p.bias) && aligned(p.pre) && aligned(p.c);
 }
 
-// The sums of an eight-bit product are taken over 16 numbers at a time.
+// Whichever way it lies in memory, every row of an eight-bit factor begins at a multiple of 16 bytes.
 bool eight_bits_fit(const Product& p) {
   return p.m % 16 == 0 && p.n % 16 == 0 && p.k % 16 == 0 && aligned(p.a) && aligned(p.b) && aligned(p.c);
 }
