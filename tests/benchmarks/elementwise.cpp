@@ -70,6 +70,36 @@ void adamw(benchmark::State& state, const char* name) {
 }
 SPECTRAIN_MEMORY_BENCHMARK(adamw, f32, "adamw");
 
+// All matrices of a GPT-2 124M as they come, small ones beside large ones: one list, and one by one.
+void adamw_of_a_model(benchmark::State& state, const char* name, bool together) {
+  Arena arena;
+  std::vector<AdamWPart> parts;
+  double bytes = 0;
+  for (int i = 0; i < 148; ++i) {
+    const Shape shape{i % 12 == 0 ? std::int64_t{768 * 3072} : i % 3 == 0 ? std::int64_t{768 * 768} : 768};
+    const auto make = [&] { return arena.make(shape, DType::f32); };
+    parts.push_back({make(), make(), make(), make()});
+    cpu().fill(parts.back().v, 1);
+    bytes += 28.0 * static_cast<double>(shape.numel());
+  }
+  AdamWStep s;
+  s.lr = 1e-3;
+  against_triad(state, name, bytes, [&] {
+    if (together) return cpu().adamw(s, parts);
+    for (const AdamWPart& p : parts) cpu().adamw(s, {p});
+  });
+}
+SPECTRAIN_MEMORY_BENCHMARK(adamw_of_a_model, together, "adamw of a model, together", true);
+SPECTRAIN_MEMORY_BENCHMARK(adamw_of_a_model, one_by_one, "adamw of a model, one by one", false);
+
+void round_stochastic(benchmark::State& state, const char* name) {
+  Arena arena;
+  const std::int64_t n = 32 << 20;
+  const Tensor x = arena.make({n}, DType::f32), y = arena.make({n}, DType::bf16);
+  against_triad(state, name, 6.0 * static_cast<double>(n), [&] { cpu().round_stochastic(x, {1, 2}, 0, y); });
+}
+SPECTRAIN_MEMORY_BENCHMARK(round_stochastic, bf16, "round_stochastic");
+
 constexpr std::int64_t kRows = 16384, kWidth = 768;
 
 void norm(benchmark::State& state, const char* name, NormKind kind, DType dtype) {
