@@ -283,7 +283,7 @@ TEST(OptimizerGroups, WhatNoMatrixRuleTakesFallsToTheElementwiseRule) {
   EXPECT_THAT(table, testing::ContainsRegex("hidden +2 +688 +muon"));
   EXPECT_THAT(table, testing::ContainsRegex("hidden \\(small\\) +3 +616 +lion +0.25"));
   for (const std::size_t i : {gate, vector, matrix, fused, filters}) {
-    const Shape& shape = p.views()[i].value.shape;
+    const Shape shape = p.views()[i].value.shape;
     Matrix ones(shape.rows(), shape.cols());
     for (double& x : ones.a) x = 1;
     p.set_gradient(i, ones);

@@ -201,7 +201,7 @@ TEST_P(MatrixRules, MemoryIsWhatIsPlanned) {
                   Optimizer::workspace_bytes(p.infos(), config, *p.backend));
     const auto step = [&](int t) {
       for (std::size_t i = 0; i < p.views().size(); ++i) {
-        const Tensor& g = p.views()[i].gradient;
+        const Tensor g = p.views()[i].gradient;
         p.set_gradient(i, gradient("noise", t + 10 * static_cast<int>(i), g.rows(), g.cols()));
       }
       o.step(t, 1);
