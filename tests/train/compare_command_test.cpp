@@ -193,7 +193,9 @@ TEST(CompareCommand, InterruptedRunsGoOnWhereTheySaved) {
   ASSERT_EQ(view.missing.size(), 2u);
   const auto lines = [&](const PlannedRun* r) {
     const std::string path = c.run(r->id) + "/metrics.jsonl";
-    return std::filesystem::exists(path) ? read_metrics(path).lines.size() : 0;
+    std::error_code none;  // not there yet, or made and not yet written to
+    const std::uintmax_t bytes = std::filesystem::file_size(path, none);
+    return none || bytes == 0 ? 0 : read_metrics(path).lines.size();
   };
   for (int i = 0; i < 3000 && (lines(view.missing[0]) < 20 || lines(view.missing[1]) < 20); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
