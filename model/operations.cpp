@@ -12,13 +12,6 @@ void require(bool ok, std::string_view op, std::string_view what, const std::vec
   throw std::logic_error(fmt::format("{}: {} (inputs{})", op, what, shapes));
 }
 
-// Of a product x [R,K] . W^T, W the prepared input 1, or of the gradients of x and W that are wanted.
-double product_flops(std::int64_t rows, const Run& r, bool backward) {
-  const double once = 2.0 * static_cast<double>(rows) * static_cast<double>(r.prepared[1]->rows()) *
-                      static_cast<double>(r.prepared[1]->cols());
-  return backward ? once * ((r.din[0] ? 1 : 0) + (r.din[1] ? 1 : 0)) : once;
-}
-
 class Linear final : public Operation {
  public:
   std::string_view name() const override { return "linear"; }
@@ -207,6 +200,12 @@ class AttentionOperation final : public Operation {
 };
 
 }  // namespace
+
+double product_flops(std::int64_t rows, const Run& r, bool backward) {
+  const double once = 2.0 * static_cast<double>(rows) * static_cast<double>(r.prepared[1]->rows()) *
+                      static_cast<double>(r.prepared[1]->cols());
+  return backward ? once * ((r.din[0] ? 1 : 0) + (r.din[1] ? 1 : 0)) : once;
+}
 
 std::unique_ptr<Operation> make_linear() { return std::make_unique<Linear>(); }
 std::unique_ptr<Operation> make_activation(Activation act) {

@@ -10,6 +10,10 @@
 
 namespace spectrain {
 
+// The FLOP of a product x [rows,K] . W^T, W [N,K] the prepared input 1; backward: of the gradients of x and W
+// that are wanted.
+double product_flops(std::int64_t rows, const Run& run, bool backward);
+
 std::unique_ptr<Operation> make_embedding(std::int64_t context);  // tokens, table, positions
 std::unique_ptr<Operation> make_linear();                         // x, w, bias
 std::unique_ptr<Operation> make_activation(Activation act);       // x

@@ -81,10 +81,7 @@ class Convolution final : public Operation {
   bool prepared_input(std::size_t i) const override { return i == 1; }
   bool accumulates(std::size_t i) const override { return i == 1; }
   double flops(const Run& r, bool backward) const override {
-    const double once = 2.0 * static_cast<double>(patches_.places()) *
-                        static_cast<double>(r.prepared[1]->rows()) *
-                        static_cast<double>(r.prepared[1]->cols());
-    return backward ? once * ((r.din[0] ? 1 : 0) + (r.din[1] ? 1 : 0)) : once;
+    return product_flops(patches_.places(), r, backward);
   }
   std::size_t workspace_bytes(const std::vector<Shape>&, DType compute, DType, bool,
                               std::size_t) const override {

@@ -64,10 +64,8 @@ class CrossEntropy final : public Operation {
   bool is_loss() const override { return true; }
   // The logits are made in the backward pass too.
   double flops(const Run& r, bool backward) const override {
-    const double once = 2.0 * static_cast<double>(r.in[0].rows()) *
-                        static_cast<double>(r.prepared[1]->rows()) *
-                        static_cast<double>(r.prepared[1]->cols());
-    return backward ? once * (1 + (r.din[0] ? 1 : 0) + (r.din[1] ? 1 : 0)) : once;
+    const std::int64_t rows = r.in[0].rows();
+    return product_flops(rows, r, false) + (backward ? product_flops(rows, r, true) : 0);
   }
   std::size_t workspace_bytes(const std::vector<Shape>& in, DType compute, DType logits, bool training,
                               std::size_t budget) const override {

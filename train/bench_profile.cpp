@@ -3,18 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "train/peak.h"
 
 namespace spectrain {
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Entries of one name together; of several measurements of the same work, the fastest.
+// Entries of one name as one: two groups may have the same rule.
 std::vector<TimedWork> by_name(const std::vector<TimedWork>& list) {
   std::vector<TimedWork> merged;
   for (const TimedWork& w : list) {
@@ -45,7 +40,7 @@ Work weights_work(const Parameters& parameters) {
 using RatesOf = std::function<MachineRates(DType)>;
 
 std::vector<TimedWork> update_once(Session& session, Optimizer& optimizer, std::int64_t step,
-                                   const RatesOf& rates) {
+                                   const NowSeconds& now, const RatesOf& rates) {
   std::vector<TimedWork> list = optimizer.profile(step, 1, now, rates);
   Parameters& parameters = session.parameters();
   const Work work = weights_work(parameters);
@@ -65,7 +60,7 @@ std::vector<const TimedWork*> all_of(const StepProfile& profile) {
 
 }  // namespace
 
-StepProfile profile_step(Session& session, Optimizer& optimizer, double peak) {
+StepProfile profile_step(Session& session, Optimizer& optimizer, double peak, const NowSeconds& now) {
   StepProfile p;
   Parameters& parameters = session.parameters();
   p.rates = {peak, measure_bandwidth(parameters.backend())};
@@ -76,7 +71,7 @@ StepProfile profile_step(Session& session, Optimizer& optimizer, double peak) {
   p.model = session.training().profile(now, p.rates);
   constexpr int kTimes = 3;  // the fastest counts
   for (int time = 0; time < kTimes; ++time) {
-    std::vector<TimedWork> again = update_once(session, optimizer, time, rates_of);
+    std::vector<TimedWork> again = update_once(session, optimizer, time, now, rates_of);
     for (std::size_t i = 0; i < p.update.size(); ++i)
       again[i].seconds = std::min(again[i].seconds, p.update[i].seconds);
     p.update = std::move(again);

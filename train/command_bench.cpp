@@ -110,7 +110,7 @@ BenchResult measure(const BenchRequest& request, const RunConfig& config, Backen
   const double flops = r.tokens_per_second * static_cast<double>(r.count.flops_per_token);
   r.share_of_peak = flops / r.peak;
   r.mfu = model_flops_utilization(config, backend, flops);
-  if (request.profile) r.profile = profile_step(session, optimizer, r.peak);
+  if (request.profile) r.profile = profile_step(session, optimizer, r.peak, now);
   return r;
 }
 
