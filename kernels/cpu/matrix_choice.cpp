@@ -16,11 +16,12 @@ MatrixMachine matrix_machine(bool use_onednn) {
   machine.isa = cpu_isa();
   machine.onednn = use_onednn && OnednnProducts::built_in();
   machine.amx_bf16 = machine.onednn && OnednnProducts::amx_bf16();
+  machine.onednn_bf16 = machine.onednn && OnednnProducts::has_bf16();
   return machine;
 }
 
 MatrixEngine choose_engine(const MatrixMachine& machine, DType compute) {
-  if (!machine.onednn) return MatrixEngine::own;
+  if (!machine.onednn || (compute == DType::bf16 && !machine.onednn_bf16)) return MatrixEngine::own;
   if (forced) return *forced;
   // AMX tiles multiply bf16 several times faster than any vector instruction, and only oneDNN has them.
   if (compute == DType::bf16 && machine.amx_bf16) return MatrixEngine::onednn;

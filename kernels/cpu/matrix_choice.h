@@ -12,9 +12,10 @@ namespace spectrain {
 enum class MatrixEngine : std::uint8_t { own, onednn };
 
 struct MatrixMachine {
-  Isa isa = Isa::baseline;  // the best instruction set the own kernels may use
-  bool onednn = false;      // oneDNN is built in and allowed
-  bool amx_bf16 = false;    // oneDNN multiplies bf16 in AMX tiles here
+  Isa isa = Isa::baseline;   // the best instruction set the own kernels may use
+  bool onednn = false;       // oneDNN is built in and allowed
+  bool amx_bf16 = false;     // oneDNN multiplies bf16 in AMX tiles here
+  bool onednn_bf16 = false;  // oneDNN multiplies bf16 at all here
 };
 MatrixMachine matrix_machine(bool use_onednn);
 

@@ -87,6 +87,18 @@ bool OnednnProducts::built_in() { return true; }
 
 bool OnednnProducts::amx_bf16() { return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx; }
 
+bool OnednnProducts::has_bf16() {
+  static const bool there = [] {
+    try {
+      packed_layout(16, 16, DType::bf16);
+      return true;
+    } catch (const dnnl::error&) {
+      return false;
+    }
+  }();
+  return there;
+}
+
 void OnednnProducts::multiply(const OnednnProduct& p) {
   Primitive& primitive = state_->primitive(p);
   const auto& d = primitive.description;
@@ -133,6 +145,7 @@ OnednnProducts::OnednnProducts(Scratch) {}
 OnednnProducts::~OnednnProducts() = default;
 bool OnednnProducts::built_in() { return false; }
 bool OnednnProducts::amx_bf16() { return false; }
+bool OnednnProducts::has_bf16() { return false; }
 void OnednnProducts::multiply(const OnednnProduct&) { absent(); }
 std::size_t OnednnProducts::packed_bytes(std::int64_t, std::int64_t, DType) { absent(); }
 void OnednnProducts::pack_weights(const Tensor&, bool, std::int64_t, std::int64_t, DType, void*) { absent(); }

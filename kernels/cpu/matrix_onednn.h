@@ -33,6 +33,7 @@ class OnednnProducts {
 
   static bool built_in();
   static bool amx_bf16();  // bf16 products run in AMX tiles on this CPU
+  static bool has_bf16();  // bf16 products run at all: oneDNN wants AVX-512 for them
 
   void multiply(const OnednnProduct& p);
   // op(b) [k,n] in the layout that products with packed_b want, from a float32 or bf16 matrix.
