@@ -30,7 +30,9 @@ __device__ inline void forward_step(FlashRows<D, M>& r, const bf16* queries, int
   if (first > row + 16 * M - 1) return;  // all in the future of this warp's rows
   float s[M][kStep<D> / 8][4];
   multiply_tiles<D>(s, queries, row_in_tile, keys, at);
-  if (kMasked || first + kStep<D> - 1 > row) hide(s, r, first, row);
+  // First keys never decrease: where the warp's last row sees this tile's first key, all do.
+  if (first + kStep<D> - 1 > row || (kMasked && __any_sync(kWholeWarp, first < r.first_key[M - 1][1])))
+    hide(s, r, first, row);
   weigh(s, r, scale_log2);
   multiply_rounded<D>(r.out, s, values, at);
 }

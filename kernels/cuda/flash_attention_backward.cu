@@ -66,7 +66,8 @@ __device__ inline void dq_step(QueryState<D>& r, const bf16* queries, const bf16
   float p[M][kStep / 8][4], ds[M][kStep / 8][4];
   multiply_tiles<D>(p, queries, row_in_tile, keys, at);
   const int lane = lane_of_warp();
-  const bool hides = kMasked || first + kStep - 1 > row;
+  const bool hides =
+      first + kStep - 1 > row || (kMasked && __any_sync(kWholeWarp, first < r.first_key[M - 1][1]));
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll

@@ -111,16 +111,21 @@ __device__ inline void dq_step(QueryRows<D>& r, const unsigned char* queries, co
   float p[8][4], dp[8][4];
   multiply_scores<D>(p, dp, queries, douts, stage);
   const int lane = lane_of_warp();
-  const bool hides = kMasked || first + kTile - 1 > row;
+  const bool hides = first + kTile - 1 > row || (kMasked && __any_sync(kWholeWarp, first < r.first_key[1]));
 #pragma unroll
   for (int n = 0; n < 8; ++n)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      p[n][i] = fast_exp2(fmaf(p[n][i], scale_log2, -r.lse2[i / 2]));
-      const int key = first + 8 * n + lane % 4 * 2 + i % 2, query = row + i / 2 * 8 + lane / 4;
-      if (hides && (key > query || (kMasked && key < r.first_key[i / 2]))) p[n][i] = 0;
-      dp[n][i] = p[n][i] * (dp[n][i] - r.delta[i / 2]);
-    }
+    for (int i = 0; i < 4; ++i)
+      dp[n][i] = fast_exp2(fmaf(p[n][i], scale_log2, -r.lse2[i / 2])) * (dp[n][i] - r.delta[i / 2]);
+  if (hides) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = first + 8 * n + lane % 4 * 2 + i % 2, query = row + i / 2 * 8 + lane / 4;
+        if (key > query || (kMasked && key < r.first_key[i / 2])) dp[n][i] = 0;
+      }
+  }
   start_gradient<D>(r.dq, r.ds, dp, stage.across);
 }
 
@@ -222,16 +227,31 @@ __device__ inline void keys_step(KeyRows<D>& r, const unsigned char* keys, const
   float p[8][4], dp[8][4];
   multiply_scores<D>(p, dp, keys, values, stage);
   const int lane = lane_of_warp();
-  const bool hides = kMasked || first < key + 15;
+  // first_key never decreases: where the last query of the tile sees this warp's first key, all do.
+  const bool hides = first < key + 15 || (kMasked && key < stage.first_key[kTile - 1]);
 #pragma unroll
   for (int n = 0; n < 8; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int column = 8 * n + lane % 4 * 2 + i % 2, own = key + i / 2 * 8 + lane / 4;
+      const int column = 8 * n + lane % 4 * 2 + i % 2;
       p[n][i] = fast_exp2(fmaf(p[n][i], scale_log2, -stage.lse2[column]));
-      if (hides && (own > first + column || (kMasked && own < stage.first_key[column]))) p[n][i] = 0;
       dp[n][i] = p[n][i] * (dp[n][i] - stage.delta[column]);
     }
+  if (hides) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int column = 8 * n + lane % 4 * 2 + j, first_key = kMasked ? stage.first_key[column] : 0;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int own = key + half * 8 + lane / 4;
+          const bool hidden = (own > first + column) | (own < first_key);
+          p[n][2 * half + j] = hidden ? 0.0f : p[n][2 * half + j];
+          dp[n][2 * half + j] = hidden ? 0.0f : dp[n][2 * half + j];
+        }
+      }
+  }
   start_gradient<D>(r.dv, r.p, p, stage.other);
   start_gradient<D>(r.dk, r.ds, dp, stage.across);
   // Three warpgroups keep the tensor cores busy for each other, and have no registers for factors still in

@@ -55,7 +55,8 @@ __device__ inline void keys_step(KeyState<D>& r, const bf16* keys, const bf16* v
   float p[M][kStep / 8][4], ds[M][kStep / 8][4];
   multiply_tiles<D>(p, keys, key_in_tile, tile.queries, at);
   const int lane = lane_of_warp();
-  const bool hides = kMasked || first + at < key + 16 * M - 1;
+  // First keys never decrease: where the last of these queries sees this warp's first key, all do.
+  const bool hides = first + at < key + 16 * M - 1 || (kMasked && key < tile.first_key[at + kStep - 1]);
 #pragma unroll
   for (int n = 0; n < kStep / 8; ++n)
 #pragma unroll

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/attention_visible.h"
 #include "kernels/cuda/mma.h"
+#include "kernels/cuda/words.h"
 
 // What the forward and backward kernels of flash attention are made of. All have one form: four warps own
 // rows of one matrix for good (queries, or keys) and meet tile after tile of the other, which come into
@@ -191,7 +192,8 @@ __device__ inline void write_rows(const float (&c)[M][D / 8][4], const float (&f
   for (int r = 0; r < 16 * M; r += kAtOnce) {
     const int at = row + r + lane / kChunks;
     if (first + at < limit)
-      store_pack(to + (first + at) * stride + chunk * 8, load_pack(tile + swizzled<D>(at, chunk)));
+      store_words(reinterpret_cast<Words<bf16, 8>*>(to + (first + at) * stride + chunk * 8),
+                  load_words<8>(tile + swizzled<D>(at, chunk)));
   }
 }
 

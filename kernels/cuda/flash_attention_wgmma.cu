@@ -61,7 +61,9 @@ __device__ inline void forward_step(FlashRows<D, 1>& r, std::uint32_t (&p)[8][4]
   float s[1][16][4];
   start_scores<D>(s, queries, keys);
   products_wait<0>();  // and for the values of the tile before: p and out are free
-  if (kMasked || first + kKeys - 1 > row) hide(s, r, first, row);
+  // First keys never decrease: where the warp's last row sees this tile's first key, all do.
+  if (first + kKeys - 1 > row || (kMasked && __any_sync(kWholeWarp, first < r.first_key[0][1])))
+    hide(s, r, first, row);
   weigh(s, r, scale_log2);
   round_factor(p, s[0]);
   start_values<D>(r.out, p, keys + kMatrixBytes<D>);
@@ -73,7 +75,7 @@ __global__ void __launch_bounds__(kGroups<D>* kWarpgroup, 1) flash_forward_wgmma
                 kGroupBytes = kRowsOfGroup * D * 2;
   auto* shared = static_cast<unsigned char*>(dynamic_shared());
   unsigned char* tiles = shared + kGroups<D> * kGroupBytes;
-  const int row = warp_of_block() * 16;  // of this warp, in the block
+  const int row = __shfl_sync(kWholeWarp, warp_of_block(), 0) * 16;  // of this warp, in the block
   unsigned char* queries = shared + row / kRowsOfGroup * kGroupBytes;
   for (std::int64_t i = blockIdx.x; i < a.items; i += gridDim.x) {
     const FlashItem item = flash_item(i, a.blocks, a.together, a.all_heads);

@@ -4,6 +4,7 @@
 #include "kernels/cuda/mma.h"
 #include "kernels/cuda/triangle.h"
 #include "kernels/cuda/wgmma.h"
+#include "kernels/cuda/words.h"
 
 // Symmetric products of 16-bit matrices on the tensor cores.
 //
@@ -133,7 +134,8 @@ struct Passage {
     for (int e = static_cast<int>(threadIdx.x); e < kTile * kAcross; e += kThreads) {
       const int r = e / kAcross, q = e % kAcross * kPack<Out>;
       if (row + r < m && col + q < m)
-        store_pack(c + (row + r) * m + col + q, load_pack(tile + r * kStride + q));
+        store_words(reinterpret_cast<Words<Out, kPack<Out>>*>(c + (row + r) * m + col + q),
+                    load_words<kPack<Out>>(tile + r * kStride + q));
     }
   }
 };
