@@ -25,8 +25,12 @@ std::int64_t sequences_at_once(const HeadLayout& l) {
   const auto padded = [&l](std::int64_t to) { return (l.context + to - 1) / to * to; };
   const std::int64_t each = 2 * l.heads * padded(64) * padded(128);
   std::int64_t n = std::clamp<std::int64_t>(kWorkspaceWanted / each, 1, l.batch);
-  while (l.batch % n != 0) --n;
-  return n;
+  // Each call's row sums begin at a multiple of 16 bytes.
+  const auto fits = [&l](std::int64_t each_call) {
+    return l.batch % each_call == 0 && (each_call == l.batch || each_call * l.context * l.heads % 4 == 0);
+  };
+  while (n > 1 && !fits(n)) --n;
+  return fits(n) ? n : l.batch;
 }
 
 bool aligned(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0; }

@@ -112,9 +112,11 @@ class CusolverFactors final : public FactorLibrary {
   void svd(std::int64_t m, std::int64_t n, float* a, float* s, float* u, float* vt, void* work,
            std::size_t bytes, int* info) override {
     const signed char job = u ? 'S' : 'N';
-    auto* const rest = static_cast<float*>(work);
+    // The residue behind the work memory, which keeps its alignment.
+    auto* const memory = static_cast<float*>(work);
+    const int left = elements(bytes) - narrow(n);
     check_cusolver(c_.gesvd(handle_, job, job, narrow(m), narrow(n), a, narrow(m), s, u, narrow(m), vt,
-                            narrow(n), rest + n, elements(bytes) - narrow(n), rest, info),
+                            narrow(n), memory, left, memory + left, info),
                    "a singular value decomposition");
   }
 

@@ -6,8 +6,8 @@
 
 namespace spectrain {
 
-// Pinned memory through which inputs go to the device, in its own stream, while the device computes. Two
-// slots take turns: the host fills one while the other is on its way.
+// Pinned memory through which inputs go to the device, in its own stream, while the device computes. Slots
+// take turns: the host fills one while others are on their way.
 struct CudaBackend::Inbox {
   static constexpr int kSlots = 16;
   static constexpr std::size_t kBytes = CudaSizes::kInboxBytes / kSlots;  // larger ones go directly

@@ -20,13 +20,14 @@ struct Grid {
 template <class... P>
 void launch(cudaStream_t stream, const Grid& grid, void (*kernel)(P...),
             std::type_identity_t<P>... arguments) {
-  // Beyond 48 KiB a kernel must ask.
-  if (grid.shared > (48u << 10))
+  // Beyond 48 KiB, its static shared memory included (8 KiB at most here), a kernel must ask.
+  if (grid.shared > (40u << 10))
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(grid.shared)),
                "asking for shared memory");
 #ifdef SPECTRAIN_EMULATED_CUDA
-  emulator::launch(stream, grid.blocks, grid.threads, grid.shared, [=] { kernel(arguments...); });
+  emulator::launch(stream, grid.blocks, grid.threads, grid.shared, reinterpret_cast<const void*>(kernel),
+                   [=] { kernel(arguments...); });
 #else
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;

@@ -265,6 +265,7 @@ void NcclCollectives::wait(Event event) {
       throw std::logic_error(fmt::format("wait for operation {} of {}", number, submitted_));
     const std::uint64_t over = submitted_ - operations_.size();
     if (number <= over) return;
+    if (backend_.recording()) throw std::logic_error("waiting for other ranks while work is recorded");
     const Operation& operation = operations_[static_cast<std::size_t>(number - over - 1)];
     if (operation.host_waits) host_waits_for = operation.done;
     if (number > device_waits_for_) wait_on_device(operation.done);

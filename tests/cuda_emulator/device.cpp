@@ -43,6 +43,7 @@ struct Device {
   std::set<EmulatedStream*> streams;
   std::map<const std::byte*, std::size_t> pinned, device;
   std::size_t memory = kDeviceMemory, used = 0;
+  std::map<const void*, std::size_t> shared;  // dynamic memory that kernels may have
   spectrain::emulator::Counts counts;
   cudaError_t last = cudaSuccess;
   bool capturing = false;
@@ -362,10 +363,15 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 
 namespace spectrain::emulator {
 
-void launch(cudaStream_t stream, dim3 blocks, dim3 threads, std::size_t shared, std::function<void()> body) {
+void allow_shared(const void* kernel, int bytes) {
+  device().shared[kernel] = static_cast<std::size_t>(bytes);
+}
+
+void launch(cudaStream_t stream, dim3 blocks, dim3 threads, std::size_t shared, const void* kernel,
+            std::function<void()> body) {
   const unsigned count = threads.x * threads.y * threads.z;
   if (count == 0 || count > 1024 || blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.y > 65535 ||
-      blocks.z > 65535 || shared > 232448 - 1024) {
+      blocks.z > 65535 || shared > 232448 - 1024 || (shared > 40960 && device().shared[kernel] < shared)) {
     device().last = cudaErrorInvalidConfiguration;
     return;
   }

@@ -71,7 +71,7 @@ void read_kernel(const float* x, int groups_open, float* out) {
 void run(std::size_t threads, std::size_t shared, std::function<void()> body) {
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-  launch(stream, dim3(1), dim3(static_cast<unsigned>(threads)), shared, std::move(body));
+  launch(stream, dim3(1), dim3(static_cast<unsigned>(threads)), shared, nullptr, std::move(body));
   check_cuda(cudaStreamSynchronize(stream), "waiting");
   check_cuda(cudaStreamDestroy(stream), "ending a stream");
 }

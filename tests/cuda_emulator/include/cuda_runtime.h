@@ -71,8 +71,12 @@ void wait_for_copies(int open);  // all groups but the last `open`
 void* dynamic_shared_memory();
 std::size_t dynamic_shared_bytes();
 
-// Puts a launch into the stream. `body` is run by every thread.
-void launch(cudaStream_t stream, dim3 blocks, dim3 threads, std::size_t shared, std::function<void()> body);
+// Puts a launch into the stream. `body` is run by every thread. More than 40 KiB of dynamic shared memory
+// must have been asked for: with the static part, which nobody knows here, it may be more than the 48 KiB
+// that are free.
+void launch(cudaStream_t stream, dim3 blocks, dim3 threads, std::size_t shared, const void* kernel,
+            std::function<void()> body);
+void allow_shared(const void* kernel, int bytes);
 // Puts any work into the stream, as a library would.
 void enqueue(cudaStream_t stream, std::function<void()> work);
 
@@ -164,7 +168,8 @@ inline float __uint_as_float(unsigned u) {
   std::memcpy(&x, &u, 4);
   return x;
 }
-// Byte i of the result is byte number s_i of y|x, s_i the i-th hexadecimal digit of s (without its sign form).
+// Byte i of the result is byte number s_i of y|x, s_i the i-th hexadecimal digit of s (without its sign
+// form).
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
   const unsigned long long bytes = static_cast<unsigned long long>(y) << 32 | x;
   unsigned result = 0;
@@ -177,8 +182,11 @@ inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigne
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int value) {
-  return value <= 232448 - 1024 ? cudaSuccess : cudaErrorInvalidValue;  // an H100's, less the system's share
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+  if (value > 232448 - 1024) return cudaErrorInvalidValue;  // an H100's, less the system's share
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize)
+    spectrain::emulator::allow_shared(reinterpret_cast<const void*>(kernel), value);
+  return cudaSuccess;
 }
 template <class Kernel>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int, std::size_t) {
