@@ -82,6 +82,12 @@ double softcapped(const Softcap& s, double z) {
   switch (s.kind) {
     case Softcap::Kind::none:
       return z;
+void Backend::linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                         const Tensor& saved, const Tensor& dx) {
+  linear_backward_input(dy, w, dx, false);
+  activation_backward(act, dx, saved, dx);
+}
+
     case Softcap::Kind::tanh:
       return s.cap * std::tanh(z / s.cap);
     case Softcap::Kind::sigmoid:

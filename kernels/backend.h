@@ -166,6 +166,8 @@ class Backend : public BackendSizes,
                         const Tensor& memory) override;
   void linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias, const Tensor& y) override;
   void linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
+  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                  const Tensor& saved, const Tensor& dx) override;
                                  bool accumulate) override;
   void linear_backward_weight_fp8(const Fp8Operand& dy, const Fp8Operand& x, const Tensor& dw,
                                   bool accumulate) override;

@@ -66,6 +66,10 @@ class MatrixKernels {
   // dx[R,K] (+)= dy[R,N] . W[N,K]
   virtual void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
                                      bool accumulate) = 0;
+  // Further back through the activation that made x: dx[R,K] = (dy . W) act'(saved), saved [R,K] and dx of
+  // the compute dtype, as activation_backward() takes them. The default does one after the other, in place.
+  virtual void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                          const Tensor& saved, const Tensor& dx) = 0;
   // dW[N,K] (+)= dy[R,N]^T . x[R,K];  dW in master dtype
   virtual void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
                                       bool accumulate) = 0;

@@ -12,6 +12,11 @@ void require(bool ok, std::string_view op, std::string_view what, const std::vec
   throw std::logic_error(fmt::format("{}: {} (inputs{})", op, what, shapes));
 }
 
+void linear_parameter_gradients(const Run& r) {
+  if (r.din[1]) r.backend->linear_backward_weight(r.dout[0], r.in[0], r.din[1], r.accumulate[1]);
+  if (r.din[2]) r.backend->bias_gradient(r.dout[0], r.din[2], r.accumulate[2]);
+}
+
 class Linear final : public Operation {
  public:
   std::string_view name() const override { return "linear"; }
@@ -24,8 +29,7 @@ class Linear final : public Operation {
     r.backend->linear(r.in[0], *r.prepared[1], r.in[2], Activation::none, {}, r.out[0]);
   }
   void backward(const Run& r) const override {
-    if (r.din[1]) r.backend->linear_backward_weight(r.dout[0], r.in[0], r.din[1], r.accumulate[1]);
-    if (r.din[2]) r.backend->bias_gradient(r.dout[0], r.din[2], r.accumulate[2]);
+    linear_parameter_gradients(r);
     if (r.din[0]) r.backend->linear_backward_input(r.dout[0], *r.prepared[1], r.din[0], r.accumulate[0]);
   }
   bool backward_reads_input(std::size_t i) const override { return i == 0; }
@@ -236,6 +240,11 @@ bool is_add(const Operation& op) { return dynamic_cast<const Add*>(&op) != nullp
 
 void linear_activation_forward(const Run& r, Activation act, const Tensor& pre, const Tensor& y) {
   r.backend->linear(r.in[0], *r.prepared[1], r.in[2], act, pre, y);
+}
+
+void linear_activation_backward(const Run& r, Activation act, const Tensor& saved) {
+  linear_parameter_gradients(r);
+  r.backend->linear_activation_backward(r.dout[0], *r.prepared[1], act, saved, r.din[0]);
 }
 void add_norm_forward(const Run& add, const NormOptions& o, const Run& n) {
   n.backend->add_norm(o.kind, add.in[0], add.in[1], n.in[1], n.in[2], o.eps, add.out[0], n.out[0],

@@ -47,8 +47,7 @@ std::unique_ptr<Operation> make_batch_norm(double eps,
 std::unique_ptr<Operation> make_squared_error();               // y, target, mask
 std::unique_ptr<Operation> make_class_loss(double smoothing);  // logits, targets
 
-// Forward fusions: one kernel for two recorded operations, with the backward passes of both unchanged.
-// nullptr when `op` is not of that kind.
+// Fusions: one kernel for two recorded operations. nullptr when `op` is not of that kind.
 const Activation* activation_of(const Operation& op);
 struct NormOptions {
   NormKind kind;
@@ -58,6 +57,8 @@ const NormOptions* norm_of(const Operation& op);
 bool is_linear(const Operation& op);
 bool is_add(const Operation& op);
 void linear_activation_forward(const Run& linear, Activation act, const Tensor& pre, const Tensor& y);
+// linear's din[0] is the gradient of the activation's input.
+void linear_activation_backward(const Run& linear, Activation act, const Tensor& saved);
 void add_norm_forward(const Run& add, const NormOptions& options, const Run& norm);
 
 }  // namespace spectrain

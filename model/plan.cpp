@@ -285,17 +285,43 @@ class Planner {
     }
   }
 
+  // The activation that made what the linear node i multiplies, where nothing else reads it: then the product
+  // that is the gradient of its output goes through it at once. -1: none.
+  int activation_before(int i) const {
+    const int v = node(i).inputs[0];
+    if (!is_linear(*node(i).op) || !wants_gradient(node(i), 0) || !is_result(v) || at(gradient_, v) >= 0)
+      return -1;
+    const int j = value(v).node;
+    const bool only_reader = std::none_of(order_.begin(), order_.end(), [&](int other) {
+      const std::vector<int>& in = node(other).inputs;
+      return other != i && std::find(in.begin(), in.end(), v) != in.end();
+    });
+    const int u = node(j).inputs[0];
+    return only_reader && activation_of(*node(j).op) && is_result(u) && at(gradient_, u) < 0 ? j : -1;
+  }
+  // What the backward pass of node i reads of its own values.
+  void read_values(int i, std::vector<Place>& in, std::vector<Place>& out) {
+    const Recording::Node& n = node(i);
+    for (std::size_t k = 0; k < n.inputs.size(); ++k)
+      in.push_back(n.op->backward_reads_input(k) || !is_result(n.inputs[k]) ? place(n.inputs[k], true)
+                                                                            : Place{});
+    for (std::size_t k = 0; k < n.outputs.size(); ++k)
+      out.push_back(n.op->backward_reads_output(k) || n.op->is_loss() ? place(n.outputs[k]) : Place{});
+  }
+
   void backward_node(int i, int s) {
     recompute_inputs(i);
     const Recording::Node& n = node(i);
     Action a;
     a.kind = Action::Kind::backward;
     a.node = i;
-    for (std::size_t k = 0; k < n.inputs.size(); ++k)
-      a.in.push_back(n.op->backward_reads_input(k) || !is_result(n.inputs[k]) ? place(n.inputs[k], true)
-                                                                              : Place{});
-    for (std::size_t k = 0; k < n.outputs.size(); ++k)
-      a.out.push_back(n.op->backward_reads_output(k) || n.op->is_loss() ? place(n.outputs[k]) : Place{});
+    read_values(i, a.in, a.out);
+    a.partner = activation_before(i);
+    if (a.partner >= 0) {
+      a.kind = Action::Kind::linear_activation_backward;
+      recompute_inputs(a.partner);
+      read_values(a.partner, a.partner_in, a.partner_out);
+    }
     a.dout.assign(n.outputs.size(), {});
     if (s >= 0) a.dout[0] = gradient_place(n.outputs[0], s);
     a.din.assign(n.inputs.size(), {});
@@ -305,11 +331,19 @@ class Planner {
       if (!wants_gradient(n, k)) continue;
       if (value(n.inputs[k]).kind == Kind::parameter)
         parameter_gradient(a, n, k);
+      else if (a.partner >= 0)
+        gradient_before(a.partner, a);
       else
         value_gradient(a, i, k, s, later);
     }
     add_action(std::move(a));
     for (const auto& [v, temporary] : later) add_gradient(v, temporary);
+  }
+
+  void gradient_before(int activation, Action& a) {
+    const int u = node(activation).inputs[0];
+    at(gradient_, u) = new_storage(gradient_bytes(u));
+    a.din[0] = gradient_place(u, at(gradient_, u));
   }
 
   void parameter_gradient(Action& a, const Recording::Node& n, std::size_t k) {

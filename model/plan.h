@@ -28,12 +28,13 @@ struct Storage {
 
 struct Action {
   enum class Kind : std::uint8_t {
-    forward,            // op.forward
-    linear_activation,  // node and partner in one kernel
-    add_norm,           // node and partner in one kernel
-    backward,           // op.backward
-    add_gradient,       // din[0] += dout[0]
-    copy_gradient,      // din[0] = dout[0]
+    forward,                     // op.forward
+    linear_activation,           // node and partner in one kernel
+    add_norm,                    // node and partner in one kernel
+    backward,                    // op.backward
+    linear_activation_backward,  // of node, a linear, and of the activation before it, its partner
+    add_gradient,                // din[0] += dout[0]
+    copy_gradient,               // din[0] = dout[0]
   };
   Kind kind = Kind::forward;
   int node = -1, partner = -1;

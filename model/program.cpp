@@ -222,6 +222,12 @@ struct Program::Impl {
       case Action::Kind::backward:
         s.op->backward(s.run);
         break;
+      case Action::Kind::linear_activation_backward: {
+        const Activation act = *activation_of(*s.partner);
+        linear_activation_backward(s.run, act,
+                                   saves_output(act) ? s.partner_run.out[0] : s.partner_run.in[0]);
+        break;
+      }
       case Action::Kind::add_gradient:
         backend.add(s.run.din[0], s.run.dout[0], s.run.din[0]);
         break;
@@ -296,12 +302,16 @@ struct Program::Impl {
 namespace {
 
 // What a step made, in words: "h.3.attention" for a value, "gradient of h.3.mlp.down.weight".
+bool is_backward(const Action& a) {
+  return a.kind == Action::Kind::backward || a.kind == Action::Kind::linear_activation_backward;
+}
+
 std::string describe(const Tape::Recording& r, const Action& a) {
   const int node = a.partner >= 0 ? a.partner : a.node;
   const std::string where =
       node < 0 ? "a residual"
                : r.values[static_cast<std::size_t>(r.nodes[static_cast<std::size_t>(node)].outputs[0])].name;
-  if (a.kind != Action::Kind::backward || r.nodes[static_cast<std::size_t>(node)].op->is_loss()) return where;
+  if (!is_backward(a) || r.nodes[static_cast<std::size_t>(node)].op->is_loss()) return where;
   return "the gradient through " + where;
 }
 
@@ -393,7 +403,7 @@ namespace {
 std::string kind_of(const Step& s) {
   std::string name = s.op ? std::string(s.op->name()) : "gradient sum";
   if (s.partner) name += " + " + std::string(s.partner->name());
-  if (s.action->kind == Action::Kind::backward) name += " backward";
+  if (is_backward(*s.action)) name += " backward";
   return name;
 }
 
@@ -403,6 +413,12 @@ Work work_of(const Step& s) {
     case Action::Kind::backward:
       return backward_work(*s.op, s.run);
     case Action::Kind::add_gradient:
+    case Action::Kind::linear_activation_backward: {
+      Work w = backward_work(*s.op, s.run);
+      for (const auto* list : {&s.partner_run.in, &s.partner_run.out})
+        for (const Tensor& t : *list) w.bytes += t ? bytes(t) : 0;
+      return w;
+    }
       return {0, 3 * bytes(s.run.dout[0])};
     case Action::Kind::copy_gradient:
       return {0, 2 * bytes(s.run.dout[0])};

@@ -83,6 +83,8 @@ class CudaBackend final : public Backend {
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override;
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override;
   void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override;
+  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                  const Tensor& saved, const Tensor& dx) override;
   void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
               const Tensor& c) override;
   // fp8_products.cpp

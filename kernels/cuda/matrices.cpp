@@ -156,48 +156,82 @@ void CudaBackend::linear(const Tensor& x, const PreparedMatrix& w, const Tensor&
     copy(pre, y);
 }
 
+namespace {
+
+// dx = dy . W, `dy` already in the matrix' dtype.
+Product backward_input(const Tensor& dy, const Tensor& matrix, const Tensor& dx) {
+  Product p;
+  p.m = dy.rows(), p.n = matrix.cols(), p.k = matrix.rows();
+  p.a = dy.data;
+  p.b = matrix.data;
+  p.factors = matrix.dtype;
+  p.c = dx.data, p.result = dx.dtype;
+  return p;
+}
+
+const Tensor& backward_tensor(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
+                              const char* kernel) {
+  const CudaMatrix& weights = prepared(w, kernel);
+  require(weights.backward(), kernel, "the matrix was prepared without `backward`");
+  require_shape(dy, dy.rows(), w.rows(), kernel, "dy");
+  require_shape(dx, dy.rows(), w.cols(), kernel, "dx");
+  require_result(dx, weights.tensor().dtype, kernel, "dx");
+  return weights.tensor();
+}
+
+}  // namespace
+
 void CudaBackend::linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
                                         bool accumulate) {
-  const CudaMatrix& weights = prepared(w, "linear_backward_input");
-  require(weights.backward(), "linear_backward_input", "the matrix was prepared without `backward`");
-  const Tensor& matrix = weights.tensor();
-  const std::int64_t r = dy.rows(), n = w.rows(), k = w.cols();
-  require_shape(dy, r, n, "linear_backward_input", "dy");
-  require_shape(dx, r, k, "linear_backward_input", "dx");
-  require_result(dx, matrix.dtype, "linear_backward_input", "dx");
+  const Tensor& matrix = backward_tensor(dy, w, dx, "linear_backward_input");
   Tensor factor = dy;
   Converted converted;
   converted.add(factor, matrix.dtype);
   converted.make(*this);
-  Product p;
-  p.m = r, p.n = k, p.k = n;
-  p.a = factor.data;
-  p.b = matrix.data;
-  p.factors = matrix.dtype;
-  p.c = dx.data, p.result = dx.dtype;
+  Product p = backward_input(factor, matrix, dx);
   p.beta = accumulate ? 1 : 0;
   products().run(p);
 }
 
+// The library's GELU where linear() takes it: what was saved is what it stored there.
+void CudaBackend::linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                             const Tensor& saved, const Tensor& dx) {
+  const Tensor& matrix = backward_tensor(dy, w, dx, "linear_activation_backward");
+  require_same(saved, dx, "linear_activation_backward", "saved and dx");
+  if (act != Activation::gelu_tanh || dx.dtype != DType::bf16 || dy.dtype != matrix.dtype)
+    return Backend::linear_activation_backward(dy, w, act, saved, dx);
+  Product p = backward_input(dy, matrix, dx);
+  p.slope_at = saved.data;
+  products().run(p);
+}
+
+namespace {
+
+// dw (+)= dy^T . x, `dy` already in x' dtype.
+Product backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) {
+  Product p;
+  p.m = dw.rows(), p.n = dw.cols(), p.k = x.rows();
+  p.a = dy.data, p.transpose_a = true;
+  p.b = x.data;
+  p.factors = x.dtype;
+  p.c = dw.data, p.result = DType::f32;
+  p.beta = accumulate ? 1 : 0;
+  return p;
+}
+
+}  // namespace
+
 void CudaBackend::linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
                                          bool accumulate) {
-  const std::int64_t r = x.rows(), n = dw.rows(), k = dw.cols();
-  require_shape(dy, r, n, "linear_backward_weight", "dy");
-  require_shape(x, r, k, "linear_backward_weight", "x");
-  require_shape(dw, n, k, "linear_backward_weight", "dw");
+  require_shape(dy, x.rows(), dw.rows(), "linear_backward_weight", "dy");
+  require_shape(x, x.rows(), dw.cols(), "linear_backward_weight", "x");
+  require_float(dw, "linear_backward_weight", "dw");
   require(dw.dtype == DType::f32, "linear_backward_weight", "dw is not f32");
   Tensor factor = dy;
   Converted converted;
   converted.add(factor, x.dtype);
   converted.make(*this);
-  Product p;
-  p.m = n, p.n = k, p.k = r;
-  p.a = factor.data, p.transpose_a = true;
-  p.b = x.data;
-  p.factors = x.dtype;
-  p.c = dw.data, p.result = DType::f32;
-  p.beta = accumulate ? 1 : 0;
-  products().run(p);
+  products().run(backward_weight(factor, x, dw, accumulate));
 }
 
 void CudaBackend::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha,

@@ -118,6 +118,7 @@ ProductKey::ProductKey(const Product& p)
       bias(p.bias != nullptr),
       gelu_tanh(p.gelu_tanh),
       pre(p.pre != nullptr),
+      slope(p.slope_at != nullptr),
       align_a(alignment(p.a)),
       align_b(alignment(p.b)),
       align_c(alignment(p.c)) {}
@@ -129,10 +130,10 @@ std::string ProductKey::text() const {
   const auto format = [](Fp8 f) { return f == Fp8::e4m3 ? "e4m3" : "e5m2"; };
   const std::string from = eight_bits ? fmt::format("{} and {}", format(eight_bits->a), format(eight_bits->b))
                                       : std::string(name_of(factors));
-  return fmt::format("{}{} . {}, {} to {}{}{}{}{}, aligned {} {} {}",
+  return fmt::format("{}{} . {}, {} to {}{}{}{}{}{}, aligned {} {} {}",
                      batch == 1 ? "" : fmt::format("{} x ", batch), matrix(m, k, transpose_a),
                      matrix(k, n, transpose_b), from, name_of(result), bias ? ", bias" : "",
-                     gelu_tanh ? ", gelu_tanh" : "", pre ? ", pre" : "",
+                     gelu_tanh ? ", gelu_tanh" : "", pre ? ", pre" : "", slope ? ", slope" : "",
                      eight_bits && eight_bits->fast_sums ? ", fast sums" : "", align_a, align_b, align_c);
 }
 

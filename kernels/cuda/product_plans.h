@@ -17,7 +17,7 @@
 namespace spectrain {
 
 // Whether something is done to a product before it is rounded and stored.
-inline bool has_epilogue(const Product& p) { return p.bias || p.gelu_tanh || p.pre; }
+inline bool has_epilogue(const Product& p) { return p.bias || p.gelu_tanh || p.pre || p.slope_at; }
 
 // Everything about a product that decides which algorithms can do it. Pointers count by their alignment.
 struct ProductKey {
@@ -30,7 +30,7 @@ struct ProductKey {
   bool transpose_a, transpose_b;
   DType factors, result;
   std::optional<EightBits> eight_bits;
-  bool bias, gelu_tanh, pre;
+  bool bias, gelu_tanh, pre, slope;
   std::uint32_t align_a, align_b, align_c;  // bytes, at most 16: what the widest load needs
 };
 

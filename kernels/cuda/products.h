@@ -20,6 +20,7 @@ struct EightBits {
 // One matrix product, or a batch of them that lie one after the other, all row-major:
 //
 //   c[m,n] = act(alpha op(a) . op(b) + bias[n]) + beta c      op(a) [m,k], op(b) [k,n]
+//   c[m,n] = (op(a) . op(b)) gelu_tanh'(slope_at)             with slope_at
 struct Product {
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   const void* a = nullptr;  // [m,k], or [k,m] when transposed
@@ -30,10 +31,11 @@ struct Product {
   void* c = nullptr;
   DType result = DType::bf16;  // the factors' dtype or f32
   float alpha = 1, beta = 0;
-  // Epilogue; only with alpha 1, beta 0, batch 1.
+  // Epilogue; only with alpha 1, beta 0, batch 1. slope_at excludes the others.
   const void* bias = nullptr;  // [n] in c's dtype
   bool gelu_tanh = false;
-  void* pre = nullptr;  // with gelu_tanh: also receives the value before it, [m,n] in c's dtype
+  void* pre = nullptr;             // with gelu_tanh: also receives the value before it, [m,n] in c's dtype
+  const void* slope_at = nullptr;  // [m,n] in c's dtype
 };
 
 // Matrix products of a library: cuBLASLt (products_cublaslt.cpp), or own kernels where it has none. In the

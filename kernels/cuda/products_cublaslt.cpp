@@ -47,6 +47,7 @@ cudaDataType_t cuda_type(DType dtype) {
 cudaDataType_t cuda_type(Fp8 format) { return format == Fp8::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2; }
 
 cublasLtEpilogue_t epilogue_of(const ProductKey& key) {
+  if (key.slope) return CUBLASLT_EPILOGUE_DGELU;
   if (key.gelu_tanh && key.pre)
     return key.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
   if (key.gelu_tanh) return key.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
@@ -58,7 +59,7 @@ bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 ==
 // The preferences of the heuristic know nothing of the bias' alignment, and the one of the value before GELU
 // must be right by itself (CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD): a kernel chosen regardless would fault.
 bool epilogue_fits(const Product& p) {
-  return p.n % 8 == 0 && aligned(p.bias) && aligned(p.pre) && aligned(p.c);
+  return p.n % 8 == 0 && aligned(p.bias) && aligned(p.pre) && aligned(p.slope_at) && aligned(p.c);
 }
 
 // Whichever way it lies in memory, every row of an eight-bit factor begins at a multiple of 16 bytes.
@@ -102,7 +103,7 @@ class Operation {
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     const cudaDataType_t result_type = cuda_type(key.result);
     if (key.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &result_type, sizeof result_type);
-    if (key.pre) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &key.n, sizeof key.n);
+    if (key.pre || key.slope) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &key.n, sizeof key.n);
     const std::int8_t fast = key.eight_bits && key.eight_bits->fast_sums;
     if (fast) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast);
     // As it stands in memory, seen by columns: b [k,n] has n rows, or b [n,k] has k.
@@ -192,9 +193,11 @@ class CublasLtProducts final : public Products {
   }
 
   void run(const Product& p) override {
-    if (has_epilogue(p) && (p.alpha != 1 || p.beta != 0 || p.batch != 1 || (p.pre && !p.gelu_tanh)))
+    if (has_epilogue(p) && (p.alpha != 1 || p.beta != 0 || p.batch != 1 || (p.pre && !p.gelu_tanh) ||
+                            (p.slope_at && (p.bias || p.gelu_tanh))))
       throw std::logic_error(
-          "a product with an epilogue has alpha 1, beta 0 and a batch of 1, and one with pre has GELU");
+          "a product with an epilogue has alpha 1, beta 0 and a batch of 1; one with pre has GELU, and one "
+          "with a slope nothing else");
     if (p.batch == 0 || p.m == 0 || p.n == 0) return;
     if (p.k == 0) return plain_product(backend_, p);
     if (!has_epilogue(p)) {
@@ -220,11 +223,13 @@ class CublasLtProducts final : public Products {
       spread_bias(backend_, sums);
       sums.beta = 1;
     }
-    sums.bias = nullptr, sums.gelu_tanh = false, sums.pre = nullptr;
+    sums.bias = nullptr, sums.gelu_tanh = false, sums.pre = nullptr, sums.slope_at = nullptr;
     run(sums);
-    if (p.gelu_tanh)
-      backend_.activation(Activation::gelu_tanh, Tensor(sums.c, p.result, {p.m, p.n}),
-                          Tensor(p.c, p.result, {p.m, p.n}));
+    const Tensor result(p.c, p.result, {p.m, p.n});
+    if (p.slope_at)
+      backend_.activation_backward(Activation::gelu_tanh, result,
+                                   Tensor(const_cast<void*>(p.slope_at), p.result, {p.m, p.n}), result);
+    if (p.gelu_tanh) backend_.activation(Activation::gelu_tanh, Tensor(sums.c, p.result, {p.m, p.n}), result);
   }
 
   // False: the library has no kernel for it.
@@ -249,6 +254,7 @@ class CublasLtProducts final : public Products {
   static void point(Operation& operation, const Product& p) {
     if (p.bias) operation.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof p.bias);
     if (p.pre) operation.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &p.pre, sizeof p.pre);
+    if (p.slope_at) operation.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &p.slope_at, sizeof p.slope_at);
   }
 
   cublasStatus_t start(const Operation& o, const cublasLtMatmulAlgo_t& algorithm, const Product& p, void* c,

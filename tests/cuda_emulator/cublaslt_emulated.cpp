@@ -124,6 +124,11 @@ struct Call {
   float alpha, beta;
 };
 
+float gelu_slope(float z) {
+  const float cube = 0.044715f * z * z, t = std::tanh(0.7978845608f * z * (1 + cube));
+  return 0.5f * (1 + t) + 0.5f * z * (1 - t * t) * 0.7978845608f * (1 + 3 * cube);
+}
+
 void multiply(const Call& x, std::int64_t matrix) {
   const std::int64_t a0 = matrix * x.al.stride, b0 = matrix * x.bl.stride, c0 = matrix * x.cl.stride;
   // op(a) by rows, so that the inner loop runs along memory.
@@ -145,7 +150,10 @@ void multiply(const Call& x, std::int64_t matrix) {
       float z = x.alpha * sums[static_cast<std::size_t>(i)];
       if (x.beta != 0) z += x.beta * load(x.c, x.cl.type, at);
       if (x.o.epilogue & CUBLASLT_EPILOGUE_BIAS) z += load(x.o.bias, x.o.bias_type, i);
-      if (x.o.epilogue & 128) store(x.o.pre, x.cl.type, j * x.o.pre_ld + i, z);
+      if (x.o.epilogue == CUBLASLT_EPILOGUE_DGELU)
+        z *= gelu_slope(load(x.o.pre, x.cl.type, j * x.o.pre_ld + i));
+      else if (x.o.epilogue & 128)
+        store(x.o.pre, x.cl.type, j * x.o.pre_ld + i, z);
       if (x.o.epilogue & CUBLASLT_EPILOGUE_GELU)
         z = 0.5f * z * (1 + std::tanh(0.7978845608f * (z + 0.044715f * z * z * z)));
       store(x.d, x.cl.type, at, z);

@@ -203,6 +203,10 @@ class DeviceAsHost final : public Backend {
     call(
         [&](Call& c) { device_->embedding_backward(c(tokens), c(dout), context, c(dtable), c(dpositions)); });
   }
+  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                  const Tensor& saved, const Tensor& dx) override {
+    call([&](Call& c) { device_->linear_activation_backward(c(dy), w, act, c(saved), c(dx)); });
+  }
   void cross_entropy(const Tensor& logits, const Tensor& targets, std::int64_t vocab, const Softcap& cap,
                      double gradient_scale, const Tensor& losses, const Tensor& dlogits) override {
     call([&](Call& c) {

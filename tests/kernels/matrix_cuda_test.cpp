@@ -159,6 +159,32 @@ TEST_P(MatrixCuda, UnalignedEpilogues) {
     }
 }
 
+TEST_P(MatrixCuda, SlopesAtAnyAddress) {
+  for (std::int64_t offset : {0, 1, 3})
+    for (std::int64_t k : {24, 27}) {
+      SCOPED_TRACE(testing::Message() << offset << ", " << k);
+      Operand dys(34, 40, DType::bf16, 1), ws(40, k, DType::f32, 2), zs(34, k, DType::bf16, 3);
+      const Held dy(*backend_, dys), w(*backend_, ws), z(*backend_, zs, offset), dx(*backend_, zs, offset),
+          apart(*backend_, zs);
+      const auto matrix = backend_->prepare(w.tensor(), DType::bf16, true);
+      const std::int64_t products = emulator::cublaslt_counts().products,
+                         launches = emulator::counts().launches;
+      backend_->linear_activation_backward(dy.tensor(), *matrix, Activation::gelu_tanh, z.tensor(),
+                                           dx.tensor());
+      if (emulated()) {
+        EXPECT_EQ(emulator::cublaslt_counts().products - products, 1);
+        EXPECT_EQ(emulator::counts().launches - launches, offset == 0 && k == 24 ? 0 : 1)
+            << "kernels beside the library's";
+      }
+      backend_->linear_backward_input(dy.tensor(), *matrix, apart.tensor(), false);
+      backend_->activation_backward(Activation::gelu_tanh, apart.tensor(), z.tensor(), apart.tensor());
+      const Operand got = dx.read(), wanted = apart.read();
+      for (std::int64_t i = 0; i < 34 * k; ++i)
+        ASSERT_NEAR(got.get(i), wanted.get(i), 2.02 * epsilon(DType::bf16) * std::abs(wanted.get(i)) + 0x1p-9)
+            << i;
+    }
+}
+
 // No sum depends on how many blocks there are: three odd sizes are what the emulated library refuses, so that
 // own kernels do it.
 TEST_P(MatrixCuda, FewBlocksAreManyBitForBit) {

@@ -219,6 +219,7 @@ TEST(ProductKeys, DifferWhereTheChoiceMay) {
   vary([](Product& q) { q.bias = memory; });
   vary([](Product& q) { q.gelu_tanh = true; });
   vary([](Product& q) { q.pre = memory; });
+  vary([](Product& q) { q.slope_at = memory; });
   vary([](Product& q) { q.a = memory + 2; });
   vary([](Product& q) { q.b = memory + 8; });
   vary([](Product& q) { q.c = memory + 4; });

@@ -56,8 +56,8 @@ struct Model {
 };
 
 // Every gradient element against central differences.
-void check_gradients(const Graph& graph) {
-  Model m(graph);
+void check_gradients(const Graph& graph, bool recompute = false) {
+  Model m(graph, recompute);
   m.loss();
   for (std::size_t i = 0; i < m.parameters->size(); ++i) {
     const ParameterView p = m.parameters->view(i);
@@ -130,6 +130,50 @@ TEST(Tape, OneMatrixUsedTwice) {
     const Value w = matrix(t, "shared");
     return t.linear(t.activation(Activation::gelu, t.linear(x, w)), matrix(t, "shared"));
   });
+}
+
+// How many products go on through the activation before them.
+int passes_through(const Graph& graph, bool recompute = false) {
+  Tape tape;
+  const Value losses = record(tape, graph);
+  ProgramOptions options;
+  options.recompute = recompute;
+  int count = 0;
+  for (const Action& a : make_plan(tape, losses, DType::f32, DType::f32, options).actions)
+    if (a.kind == Action::Kind::linear_activation_backward) ++count;
+  return count;
+}
+
+TEST(Tape, ProductsAfterActivations) {
+  for (const Activation act : {Activation::gelu_tanh, Activation::relu2, Activation::sigmoid}) {
+    const Graph mlp = [act](Tape& t, Value x) {
+      x = t.linear(t.activation(act, t.linear(x, matrix(t, "a"))), matrix(t, "b"));
+      return t.add(x, t.linear(t.activation(act, x), matrix(t, "c")));
+    };
+    for (const bool recompute : {false, true})
+      EXPECT_EQ(passes_through(mlp, recompute), 1) << "the second adds to a gradient";
+    check_gradients(mlp);
+    check_gradients(mlp, true);
+  }
+  // Everything that keeps the two apart: another reader, before or after, and nothing to go on to.
+  const std::vector<Graph> apart = {
+      [](Tape& t, Value x) {
+        const Value y = t.activation(Activation::gelu, t.linear(x, matrix(t, "a")));
+        return t.add(t.linear(y, matrix(t, "b")), t.linear(y, matrix(t, "c")));
+      },
+      [](Tape& t, Value x) {
+        const Value y = t.activation(Activation::relu2, t.linear(x, matrix(t, "a")));
+        return t.add(y, t.linear(y, matrix(t, "b")));
+      },
+      [](Tape& t, Value x) {
+        const Value y = t.activation(Activation::gelu, t.linear(x, matrix(t, "a")));
+        const Value z = t.linear(y, matrix(t, "b"));
+        return t.add(z, t.activation(Activation::sigmoid, y));
+      }};
+  for (const Graph& graph : apart) {
+    EXPECT_EQ(passes_through(graph), 0);
+    check_gradients(graph);
+  }
 }
 
 Value scalar(Tape& t, const char* name, double start) {

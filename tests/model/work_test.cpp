@@ -54,7 +54,9 @@ TEST(Work, ProductsAreCountedAsByHand) {
   EXPECT_EQ(work.at("linear").work.flops, kLayers * 2 * rows * weights);
   EXPECT_EQ(work.at("linear").calls, 3 * kLayers);
   EXPECT_EQ(work.at("linear + activation").work.flops, kLayers * 2 * rows * 4 * c * c);
-  EXPECT_EQ(work.at("linear backward").work.flops, kLayers * 4 * rows * (weights + 4 * c * c));
+  const double before = (3 + 1 + 4) * c * c;  // of qkv, output and the MLP's first
+  EXPECT_EQ(work.at("linear backward").work.flops, kLayers * 4 * rows * before);
+  EXPECT_EQ(work.at("linear + activation backward").work.flops, kLayers * 4 * rows * 4 * c * c);
   EXPECT_EQ(work.at("cross_entropy backward").work.flops, 6 * rows * kVocab * c);  // with the logits
   // Pairs of query and key: 64 * 65 / 2 in each of two sequences; two products of width c, then five.
   EXPECT_EQ(work.at("attention").work.flops, kLayers * 4 * (2 * 2080.0) * c);
@@ -72,12 +74,14 @@ TEST(Work, BytesAreReadAndWrittenOnce) {
   // the other's 64); the result.
   EXPECT_EQ(work.at("embedding").work.bytes,
             rows * 4 + rows * c * whole + kContext * c * whole + rows * c * half);
-  // Gradient, input and result of each of three: qkv, output, both of the MLP; weights and their gradients.
-  const double sides = (1 + 3) + (1 + 1) + (1 + 4) + (4 + 1), matrices = (3 + 1 + 4 + 4) * c * c,
-               biases = (3 + 1 + 4 + 1) * c;
-  const double inputs = 1 + 1 + 1 + 4;
+  // Gradient, input and result of each of three: qkv, output, the MLP's first; weights and their gradients.
+  const double sides = (1 + 3) + (1 + 1) + (1 + 4), inputs = 1 + 1 + 1, matrices = (3 + 1 + 4) * c * c,
+               biases = (3 + 1 + 4) * c;
   EXPECT_EQ(work.at("linear backward").work.bytes,
             kLayers * ((sides + inputs) * rows * c * half + matrices * (half + whole) + biases * whole));
+  // Of the MLP's second, and the value that the activation came from.
+  EXPECT_EQ(work.at("linear + activation backward").work.bytes,
+            kLayers * (((4 + 1) + 4 + 4) * rows * c * half + 4 * c * c * (half + whole) + c * whole));
 }
 
 TEST(Work, KeysThatAreNotSeenAreNotCounted) {
