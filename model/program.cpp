@@ -276,7 +276,8 @@ struct Program::Impl {
   void run(PassKind kind, double gradient_scale, const Pass& pass) {
     Recorded& r = recorded[kind];
     const Range range(backend, kind == evaluation ? "forward" : "forward and backward");
-    if (!backend.asynchronous() || hooks.before_use || hooks.gradient_done || !r.recordable) return pass();
+    const bool hooked = (hooks.before_use || hooks.gradient_done) && !(hooks.idle && hooks.idle());
+    if (!backend.asynchronous() || hooked || !r.recordable) return pass();
     if (r.gradient_scale != gradient_scale) r = Recorded{};
     r.gradient_scale = gradient_scale;
     if (!r.ran) {

@@ -103,7 +103,8 @@ MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const Prog
 struct ProgramHooks {
   std::function<void(std::size_t i)> before_use;  // once per pass, before the first operation that reads it
   std::function<void(std::size_t i)>
-      gradient_done;  // after the last operation of a pass that writes its gradient
+      gradient_done;                // after the last operation of a pass that writes its gradient
+  std::function<bool()> idle = {};  // asked before a pass: the other two would do nothing in it
 };
 
 class Program {
@@ -128,7 +129,8 @@ class Program {
   void forward_backward_sampled(double gradient_scale, bool accumulate, const SampledLabels& labels);
 
   // A backend that can record work (kernels/backend.h, record()) does a pass of a kind in the ordinary way
-  // the first time, and replays it from the second on; with hooks, which are called in between, never.
+  // the first time, and replays it from the second on; not where hooks are called in between that are not
+  // idle.
 
   Tensor result() const;                    // the recorded value, after forward() or forward_backward()
   void add_result_to(const Tensor& total);  // total [1] f64 += the sum of its elements; nobody waits

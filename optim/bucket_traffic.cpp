@@ -213,6 +213,10 @@ void BucketTraffic::need(std::size_t parameter) {
   while (stale_[bucket_of_[parameter]]) finish_gather();
 }
 
+bool BucketTraffic::weights_are_here() const {
+  return std::none_of(stale_.begin(), stale_.end(), [](std::uint8_t stale) { return stale != 0; });
+}
+
 void BucketTraffic::finish_weights() {
   while (!gathers_.empty()) finish_gather();
 }

@@ -36,6 +36,7 @@ class BucketTraffic {
   void take(std::size_t parameter, const Tensor& whole);  // this rank's pieces of new master values
   void send_weights();               // after the update; returns with messages on their way
   void need(std::size_t parameter);  // its weights are those of the last step
+  bool weights_are_here() const;     // of all parameters
   void finish_weights();
   std::vector<StateTensor> owned_values() const;
 

@@ -199,6 +199,8 @@ void DistributedOptimizer::observe_sampled(std::int64_t step, double lr_factor, 
   m.collectives.check();
   if (std::isfinite(squares)) m.optimizer->observe_sampled(step, lr_factor, tokens);
 }
+  // Between the first micro-batch of a step, which new weights come in for, and the last.
+  hooks.idle = [m] { return !m->releasing && (!m->traffic || m->traffic->weights_are_here()); };
 
 StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const Tensor& loss_sum,
                                       std::span<double> sums, StepSums& losses) {

@@ -73,7 +73,7 @@ void Session::set_evaluation_batch(std::span<const std::int32_t> tokens,
 
 void Session::set_hooks(const ProgramHooks& hooks) {
   training_->set_hooks(hooks);
-  evaluation().set_hooks({hooks.before_use, {}});
+  evaluation().set_hooks({hooks.before_use, {}, hooks.idle});
 }
 
 namespace {
