@@ -68,6 +68,7 @@ std::vector<std::string> CudaBackend::notes() {
   if (convolutions_) take(convolutions_->notes);
   if (factors_) take(factors_->notes);
   take(fp8_notes_);
+  take(notes_);
   return all;
 }
 

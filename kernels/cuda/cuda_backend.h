@@ -223,6 +223,7 @@ class CudaBackend final : public Backend {
   std::set<std::string> fp8_noted_;     // each once
   std::unique_ptr<Attention> attention_;
   std::unique_ptr<Convolutions> convolutions_;
+  std::vector<std::string> notes_;
   std::unique_ptr<Factors> factors_;
 };
 

@@ -163,24 +163,37 @@ void CudaBackend::copy_to_host(void* to, const Tensor& from) {
 std::unique_ptr<Replay> CudaBackend::record(const std::function<void()>& work) {
   check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
              "beginning to record a graph");
-  recording_ = true;
   cudaGraph_t graph = nullptr;
   try {
-    work();
+    try {
+      work();
+    } catch (...) {
+      end();
+      throw;
+    }
+    check_cuda(end(), "recording a graph");
+    cudaGraphExec_t executable = nullptr;
+    check_cuda(cudaGraphInstantiate(&executable, graph, 0), "making a graph ready to run");
+    cudaGraphDestroy(graph);
+    return std::make_unique<CudaGraph>(executable, stream_);
+  } catch (const Error& e) {
+    // A library that cannot be recorded, say: work can still be done one kernel after the other.
+    notes_.push_back(
+        std::string("A pass could not be recorded as a CUDA graph and is started kernel by kernel: ") +
+        e.what());
   } catch (...) {
-    recording_ = false;
-    cudaStreamEndCapture(stream_, &graph);
     if (graph) cudaGraphDestroy(graph);
     cudaGetLastError();
     throw;
   }
-  recording_ = false;
-  check_cuda(cudaStreamEndCapture(stream_, &graph), "recording a graph");
-  cudaGraphExec_t executable = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
-  cudaGraphDestroy(graph);
-  check_cuda(status, "making a graph ready to run");
-  return std::make_unique<CudaGraph>(executable, stream_);
+  if (graph) cudaGraphDestroy(graph);
+  cudaGetLastError();
+  return nullptr;
 }
 
 }  // namespace spectrain
+  const auto end = [&] {
+    recording_ = false;
+    return cudaStreamEndCapture(stream_, &graph);
+  };
+  recording_ = true;
