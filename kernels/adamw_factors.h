@@ -11,7 +11,7 @@ namespace spectrain {
 inline AdamWFactors adamw_factors(const AdamWStep& s) {
   const double t = static_cast<double>(s.step);
   AdamWFactors f;
-  f.gradient_scale = static_cast<float>(s.gradient_scale);
+  f.gradient_scale = static_cast<float>(s.gradient_scale.value);
   f.beta1 = static_cast<float>(s.beta1);
   f.rest1 = static_cast<float>(1 - s.beta1);
   f.beta2 = static_cast<float>(s.beta2);

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+
+#include "kernels/formulas_update.h"
 
 namespace spectrain {
 
@@ -19,6 +22,42 @@ void ReductionKernels::add_sum(const Tensor& x, const Tensor& total) { *total.as
 
 void ReductionKernels::add_squares(std::span<const Tensor> xs, const Tensor& total) {
   for (const Tensor& x : xs) *total.as<double>() += sum_of_squares(x);
+}
+
+std::optional<double> seen(const GradientScale& scale) {
+  const double product = scale.late ? scale.value * *scale.late.as<double>() : scale.value;
+  return std::isnan(product) ? std::nullopt : std::optional(product);
+}
+
+void OptimizerKernels::clip_factor(const Tensor& squares, const Tensor& loss, double clip,
+                                   const Tensor& verdict) {
+  auto* const v = verdict.as<double>();
+  if (!std::isfinite(*loss.as<double>())) v[1] = 1;
+  const double sum = *squares.as<double>();
+  v[0] =
+      std::isfinite(sum) && v[1] == 0 ? clip_factor_of(sum, clip) : std::numeric_limits<double>::quiet_NaN();
+}
+
+namespace {
+
+class SeenAtOnce final : public LateRead {
+ public:
+  SeenAtOnce(MemoryKernels& memory, std::size_t bytes) : memory_(memory), copy_(bytes) {}
+  void ask(const Tensor& x) override {
+    if (x.bytes() != copy_.size()) throw std::logic_error("LateRead::ask: a tensor of another size");
+    memory_.copy_to_host(copy_.data(), x);
+  }
+  const void* wait() override { return copy_.data(); }
+
+ private:
+  MemoryKernels& memory_;
+  std::vector<std::byte> copy_;
+};
+
+}  // namespace
+
+std::unique_ptr<LateRead> MemoryKernels::late_read(std::size_t bytes) {
+  return std::make_unique<SeenAtOnce>(*this, bytes);
 }
 
 namespace {
@@ -42,6 +81,12 @@ void add_to_diagonal(const Tensor& c, float factor) {
 }
 
 }  // namespace
+
+void Backend::linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                         const Tensor& saved, const Tensor& dx) {
+  linear_backward_input(dy, w, dx, false);
+  activation_backward(act, dx, saved, dx);
+}
 
 void Backend::commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
                                 const Tensor& c) {
@@ -82,12 +127,6 @@ double softcapped(const Softcap& s, double z) {
   switch (s.kind) {
     case Softcap::Kind::none:
       return z;
-void Backend::linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
-                                         const Tensor& saved, const Tensor& dx) {
-  linear_backward_input(dy, w, dx, false);
-  activation_backward(act, dx, saved, dx);
-}
-
     case Softcap::Kind::tanh:
       return s.cap * std::tanh(z / s.cap);
     case Softcap::Kind::sigmoid:

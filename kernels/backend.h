@@ -80,6 +80,16 @@ class Replay {
   virtual void run() = 0;
 };
 
+// A few numbers that the host reads later than they are made.
+class LateRead {
+ public:
+  virtual ~LateRead() = default;
+  // x, of the size it was made for, as what is asked for before this call leaves it.
+  virtual void ask(const Tensor& x) = 0;
+  // Those of the last ask(), once they are here; until the next ask().
+  virtual const void* wait() = 0;
+};
+
 class MemoryKernels {
  public:
   // Throws Error "no room for 1.2 GB of <name> on cpu (3.0 GB in use)" when there is none.
@@ -89,6 +99,7 @@ class MemoryKernels {
   virtual void copy(const Tensor& from, const Tensor& to) = 0;  // same numel; converts between float dtypes
   virtual void copy_from_host(const Tensor& to, const void* from) = 0;  // to.bytes() bytes, same dtype
   virtual void copy_to_host(void* to, const Tensor& from) = 0;
+  virtual std::unique_ptr<LateRead> late_read(std::size_t bytes);
   virtual void synchronize() = 0;                      // returns when everything asked for so far is done
   virtual bool asynchronous() const { return false; }  // whether calls return before their work is done
   // Records what `work` asks for, without doing it. Null where a backend has nothing to gain from that, or
@@ -155,6 +166,8 @@ class Backend : public BackendSizes,
   // A name, for profilers, for what is asked for until end_range(). Ranges may be nested.
   virtual void begin_range(const char* /*name*/) {}
   virtual void end_range() {}
+  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                  const Tensor& saved, const Tensor& dx) override;
   void normalize(const Tensor& x, double safety, const Tensor& y) override;  // matrix by matrix
   void commuting_product(const Tensor& a, const Tensor& b, float alpha, const Tensor& d, float beta,
                          const Tensor& c) override;
@@ -166,8 +179,6 @@ class Backend : public BackendSizes,
                         const Tensor& memory) override;
   void linear_fp8(const Fp8Operand& x, const PreparedMatrix& w, const Tensor& bias, const Tensor& y) override;
   void linear_backward_input_fp8(const Fp8Operand& dy, const PreparedMatrix& w, const Tensor& dx,
-  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
-                                  const Tensor& saved, const Tensor& dx) override;
                                  bool accumulate) override;
   void linear_backward_weight_fp8(const Fp8Operand& dy, const Fp8Operand& x, const Tensor& dw,
                                   bool accumulate) override;

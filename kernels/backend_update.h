@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
 
 #include "kernels/formula.h"
@@ -14,12 +15,24 @@ namespace spectrain {
 
 // ---------------------------------------------------------------------------------------------- optimizer
 
+// What gradients are multiplied by before they count (clipping): `value`, or value * late where the host has
+// not waited for it (clip_factor() below): late [1] f64 lies in the backend's memory. Where that is NaN, the
+// call changes nothing.
+struct GradientScale {
+  double value = 1;
+  Tensor late = {};
+  GradientScale() = default;
+  GradientScale(double number, const Tensor& unseen = {}) : value(number), late(unseen) {}
+};
+// The product, for backends in memory that the host can read; nothing: the call is to change nothing.
+std::optional<double> seen(const GradientScale& scale);
+
 // One AdamW element: m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
 // w = w (1 - lr decay) - lr (m / c1) / (sqrt(v / c2) + eps),  c = 1 - b^step  (Loshchilov, Hutter 2019)
 struct AdamWStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
-  std::int64_t step = 1;      // counts from 1
-  double gradient_scale = 1;  // g is multiplied by this first (clipping)
+  std::int64_t step = 1;  // counts from 1
+  GradientScale gradient_scale = {};
 };
 
 // What one call updates of each of many tensors: a model has a hundred small ones, which a device does better
@@ -40,20 +53,32 @@ class OptimizerKernels {
  public:
   virtual void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) = 0;
   // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.
-  virtual void ema_momentum(double gradient_scale, double mu, bool nesterov,
+  virtual void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
                             std::span<const MomentumPart> parts) = 0;
-  // w = keep w - step u (decoupled decay: keep = 1 - lr decay; step = lr * shape scale)
-  virtual void apply_update(double keep, double step, std::span<const UpdatePart> parts) = 0;
+  // w = keep w - step u (decoupled decay: keep = 1 - lr decay; step = lr * shape scale). late: empty, or as
+  // in GradientScale: NaN there, and nothing changes.
+  virtual void apply_update(double keep, double step, std::span<const UpdatePart> parts,
+                            const Tensor& late) = 0;
   void adamw(const AdamWStep& s, std::initializer_list<AdamWPart> parts) {
     adamw(s, std::span(parts.begin(), parts.size()));
   }
-  void ema_momentum(double gradient_scale, double mu, bool nesterov,
+  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
                     std::initializer_list<MomentumPart> parts) {
     ema_momentum(gradient_scale, mu, nesterov, std::span(parts.begin(), parts.size()));
   }
-  void apply_update(double keep, double step, std::initializer_list<UpdatePart> parts) {
-    apply_update(keep, step, std::span(parts.begin(), parts.size()));
+  void apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+    apply_update(keep, step, parts, Tensor());
   }
+  void apply_update(double keep, double step, std::initializer_list<UpdatePart> parts,
+                    const Tensor& late = {}) {
+    apply_update(keep, step, std::span(parts.begin(), parts.size()), late);
+  }
+  // What a step's gradients are to be multiplied by, found without the host: squares [1] f64, the sum of
+  // their squares, loss [1] f64, verdict [2] f64:
+  //   verdict[1] = 1 where the loss is not finite, else as it was (0 at first: such a run is over)
+  //   verdict[0] = NaN where squares is not finite or verdict[1] is 1, else the clip factor: clip / n of
+  //                n = sqrt(squares) where n > clip > 0, else 1
+  virtual void clip_factor(const Tensor& squares, const Tensor& loss, double clip, const Tensor& verdict);
   // For each matrix of x [B, rows, cols] (or the one of x [rows, cols]), with n its Frobenius norm, in f32:
   // y = x / (safety max(n, 1e-15)).  y of any float dtype; may be in place.
   virtual void normalize(const Tensor& x, double safety, const Tensor& y) = 0;

@@ -9,6 +9,12 @@
 
 namespace spectrain {
 
+// By the norm, not its square, and only ever downward.
+SPECTRAIN_HD static inline double clip_factor_of(double squares, double clip) {
+  const double norm = sqrt(squares);
+  return clip > 0 && norm > clip ? clip / norm : 1;
+}
+
 struct AdamWFactors {
   float gradient_scale = 1;
   float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0;  // rest = 1 - beta, rounded once from double

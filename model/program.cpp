@@ -302,11 +302,11 @@ struct Program::Impl {
 
 namespace {
 
-// What a step made, in words: "h.3.attention" for a value, "gradient of h.3.mlp.down.weight".
 bool is_backward(const Action& a) {
   return a.kind == Action::Kind::backward || a.kind == Action::Kind::linear_activation_backward;
 }
 
+// What a step made, in words: "h.3.attention" for a value, "gradient of h.3.mlp.down.weight".
 std::string describe(const Tape::Recording& r, const Action& a) {
   const int node = a.partner >= 0 ? a.partner : a.node;
   const std::string where =
@@ -413,13 +413,13 @@ Work work_of(const Step& s) {
   switch (s.action->kind) {
     case Action::Kind::backward:
       return backward_work(*s.op, s.run);
-    case Action::Kind::add_gradient:
     case Action::Kind::linear_activation_backward: {
       Work w = backward_work(*s.op, s.run);
       for (const auto* list : {&s.partner_run.in, &s.partner_run.out})
         for (const Tensor& t : *list) w.bytes += t ? bytes(t) : 0;
       return w;
     }
+    case Action::Kind::add_gradient:
       return {0, 3 * bytes(s.run.dout[0])};
     case Action::Kind::copy_gradient:
       return {0, 2 * bytes(s.run.dout[0])};

@@ -98,8 +98,7 @@ struct MemoryPlan {
 };
 MemoryPlan plan_memory(const Tape& tape, const BackendSizes& backend, const ProgramOptions& options);
 
-// What others want to know while a program runs; i is the parameter's index in Parameters. Either may be
-// empty.
+// What others want to know while a program runs; i is the parameter's index in Parameters. Each may be empty.
 struct ProgramHooks {
   std::function<void(std::size_t i)> before_use;  // once per pass, before the first operation that reads it
   std::function<void(std::size_t i)>

@@ -43,11 +43,12 @@ class FusedAdamW final : public UpdateRule {
     step.eps = options_.eps;
     step.weight_decay = options_.weight_decay;
     step.step = context.step + 1;
-    step.gradient_scale = context.gradient_scale;
+    step.gradient_scale = context.scale();
     together_.clear();
     for (const Part& p : parts) together_.push_back({p.weight, p.gradient, p.state[0], p.state[1]});
     backend_->adamw(step, together_);
   }
+  bool takes_late_scale() const override { return true; }
 
  private:
   AdamWOptions options_;

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/error.h"
 #include "model/plan.h"
@@ -46,12 +48,16 @@ ShardPlan shard_plan_of(const Tape& tape, const OptimizerConfig& config, DType c
 struct DistributedOptimizer::Impl {
   Impl(Backend& b, Parameters& p, const OptimizerConfig& config, Collectives& c, const DistributedOptions& o)
       : backend(b), parameters(p), collectives(c), mode(o.sharding) {
-    scalars = backend.allocate((kMostSums + 3) * sizeof(double), "sums over ranks");
+    scalars = backend.allocate(kEntries * sizeof(double), "sums over ranks");
+    backend.fill(entries(0, kEntries), 0);
     if (collectives.ranks() > 1 && mode == Sharding::owners)
       share(config, o.bucket_bytes);
     else
       optimizer = std::make_unique<Optimizer>(backend, parameters.views(), config);
     if (collectives.ranks() > 1 && mode == Sharding::replicas) pending_replicas.reserve(parameters.size());
+    late = backend.asynchronous() && optimizer->updates_late();
+    if (late)
+      for (LateStep& step : late_steps) step.read = backend.late_read(kEntries * sizeof(double));
   }
 
   void share(const OptimizerConfig& config, std::int64_t bucket_bytes) {
@@ -112,11 +118,51 @@ struct DistributedOptimizer::Impl {
       parameters.refresh();
   }
 
+  StepResult update(std::int64_t step, double lr_factor);
+  std::optional<StepResult> update_late(std::int64_t step, double lr_factor);
+
   Tensor entries(std::int64_t first, std::int64_t count) const {
     return scalars->view(DType::f64, {count}, static_cast<std::size_t>(first) * sizeof(double));
   }
 
-  static constexpr std::size_t kMostSums = 8;
+  // The entries of `scalars`: of all ranks the squares, the loss and the caller's sums, in one message; then
+  // this rank's loss. The host reads them at one time.
+  enum : std::int64_t { kSquares, kLoss, kSums, kOwnLoss = kSums + kMostSums, kEntries };
+
+  // A step whose entries are asked for.
+  struct LateStep {
+    std::unique_ptr<LateRead> read;
+    bool asked = false;
+    std::int64_t step = 0, matrices = 0;
+  };
+
+  // Into the entries; `sums` may be fewer than there is room for.
+  void add_up(const Tensor& loss_sum, std::span<const double> sums) {
+    const auto count = static_cast<std::int64_t>(sums.size());
+    add_squares(entries(kSquares, 1));
+    backend.copy(loss_sum, entries(kLoss, 1));
+    backend.copy(loss_sum, entries(kOwnLoss, 1));
+    if (count > 0) backend.copy_from_host(entries(kSums, count), sums.data());
+    if (collectives.ranks() > 1)
+      collectives.wait(
+          collectives.all_reduce(entries(kSquares, kSums + count), Reduce::sum, "the gradient's norm"));
+  }
+
+  static StepResult result_of(std::int64_t step, const double* values) {
+    StepResult r{step, {std::sqrt(values[kSquares])}, values[kOwnLoss], values[kLoss], {}};
+    r.report.finite = std::isfinite(values[kSquares]) && std::isfinite(r.loss);
+    std::copy_n(values + kSums, kMostSums, r.sums);
+    return r;
+  }
+
+  std::optional<StepResult> take(LateStep& late_step) {
+    if (!std::exchange(late_step.asked, false)) return {};
+    const auto* const values = static_cast<const double*>(late_step.read->wait());
+    collectives.check();  // on a device, only now is it known whether that is what the ranks added
+    StepResult r = result_of(late_step.step, values);
+    if (r.report.finite) r.report.matrices = late_step.matrices;
+    return r;
+  }
 
   Backend& backend;
   Parameters& parameters;
@@ -126,6 +172,9 @@ struct DistributedOptimizer::Impl {
   std::unique_ptr<BucketTraffic> traffic;  // null unless owners share
   std::unique_ptr<Optimizer> optimizer;
   std::unique_ptr<Buffer> scalars;
+  bool late = false;       // the device decides whether a step counts
+  LateStep late_steps[2];  // take turns
+  std::size_t next_late = 0;
   bool releasing = false;
   std::vector<Event> pending_replicas;
   std::vector<std::uint8_t> reduced;
@@ -150,6 +199,8 @@ ProgramHooks DistributedOptimizer::hooks() {
     else
       m->reduce_replica(i);
   };
+  // Between the first micro-batch of a step, which new weights come in for, and the last.
+  hooks.idle = [m] { return !m->releasing && (!m->traffic || m->traffic->weights_are_here()); };
   return hooks;
 }
 
@@ -199,38 +250,45 @@ void DistributedOptimizer::observe_sampled(std::int64_t step, double lr_factor, 
   m.collectives.check();
   if (std::isfinite(squares)) m.optimizer->observe_sampled(step, lr_factor, tokens);
 }
-  // Between the first micro-batch of a step, which new weights come in for, and the last.
-  hooks.idle = [m] { return !m->releasing && (!m->traffic || m->traffic->weights_are_here()); };
 
-StepReport DistributedOptimizer::step(std::int64_t step, double lr_factor, const Tensor& loss_sum,
-                                      std::span<double> sums, StepSums& losses) {
+std::optional<DistributedOptimizer::StepResult> DistributedOptimizer::step(std::int64_t step,
+                                                                           double lr_factor,
+                                                                           const Tensor& loss_sum,
+                                                                           std::span<const double> sums) {
   Impl& m = *impl_;
-  if (sums.size() > Impl::kMostSums) throw std::logic_error("DistributedOptimizer::step: too many sums");
-  const bool several = m.collectives.ranks() > 1;
+  if (sums.size() > kMostSums) throw std::logic_error("DistributedOptimizer::step: too many sums");
   m.finish_gradients();
-  // In one message, and read by the host at one time: squares, loss, the caller's sums; this rank's loss.
-  enum { kSquares, kLoss, kSums };
-  const auto count = static_cast<std::int64_t>(kSums + sums.size());
-  const Tensor all = m.scalars->view(DType::f64, {count + 1}), added = m.entries(0, count);
-  m.add_squares(m.entries(kSquares, 1));
-  m.backend.copy(loss_sum, m.entries(kLoss, 1));
-  m.backend.copy(loss_sum, m.entries(count, 1));
-  if (!sums.empty())
-    m.backend.copy_from_host(m.entries(kSums, static_cast<std::int64_t>(sums.size())), sums.data());
-  if (several) m.collectives.wait(m.collectives.all_reduce(added, Reduce::sum, "the gradient's norm"));
-  double values[kSums + Impl::kMostSums + 1];
-  m.backend.copy_to_host(values, all);
-  m.collectives.check();  // on a device, only now is it known whether that is what the ranks added
-  std::copy(values + kSums, values + count, sums.begin());
-  losses = {values[count], values[kLoss]};
+  m.add_up(loss_sum, sums);
+  return m.late ? m.update_late(step, lr_factor) : m.update(step, lr_factor);
+}
 
-  StepReport report{std::sqrt(values[kSquares]), false};
-  if (std::isfinite(losses.loss)) report = m.optimizer->update(step, lr_factor, values[kSquares]);
-  m.parameters.set_steps(step + 1);
+DistributedOptimizer::StepResult DistributedOptimizer::Impl::update(std::int64_t step, double lr_factor) {
+  double values[kEntries];
+  backend.copy_to_host(values, entries(0, kEntries));
+  collectives.check();
+  StepResult result = result_of(step, values);
+  if (result.report.finite) result.report = optimizer->update(step, lr_factor, values[kSquares]);
+  parameters.set_steps(step + 1);
   // Rounded stochastically, weights are what the seed and the step make of them, as if read from a
   // checkpoint.
-  if (report.finite || m.parameters.rounds_stochastically()) m.publish();
-  return report;
+  if (result.report.finite || parameters.rounds_stochastically()) publish();
+  return result;
+}
+
+std::optional<DistributedOptimizer::StepResult> DistributedOptimizer::Impl::update_late(std::int64_t step,
+                                                                                        double lr_factor) {
+  LateStep &now = late_steps[next_late], &before = late_steps[next_late ^= 1];
+  now.read->ask(entries(0, kEntries));
+  now.step = step;
+  now.asked = true;
+  now.matrices = optimizer->update_late(step, lr_factor, entries(kSquares, 1), entries(kLoss, 1));
+  parameters.set_steps(step + 1);
+  publish();
+  return take(before);
+}
+
+std::optional<DistributedOptimizer::StepResult> DistributedOptimizer::finish_step() {
+  return impl_->take(impl_->late_steps[impl_->next_late ^ 1]);
 }
 
 bool DistributedOptimizer::has_average(std::int64_t steps) const {
@@ -317,6 +375,12 @@ std::string DistributedOptimizer::describe() const {
   std::string text = impl_->optimizer->describe();
   if (impl_->traffic) text += spectrain::describe(impl_->plan, impl_->backend.master());
   return text;
+}
+
+std::vector<TimedWork> DistributedOptimizer::profile(std::int64_t step, double lr_factor,
+                                                     const NowSeconds& now,
+                                                     const std::function<MachineRates(DType)>& rates) {
+  return impl_->optimizer->profile(step, lr_factor, now, rates);
 }
 
 const ShardPlan* DistributedOptimizer::plan() const { return impl_->traffic ? &impl_->plan : nullptr; }

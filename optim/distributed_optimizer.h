@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,17 +55,28 @@ class DistributedOptimizer {
   // observe_sampled), `tokens` of them together. Where it is not finite it is passed over.
   bool wants_sampled_gradient(std::int64_t step) const;
   void observe_sampled(std::int64_t step, double lr_factor, double tokens);
-  // After it. The loss (loss_sum [1] f64, in the backend's memory) and what the caller puts into `sums`
-  // (votes) are added over ranks with the same message as the squares of the gradient; loss and sums are here
-  // on return. The host waits for the device once, between the backward pass and the update: what it then
-  // knows decides whether there is an update. Nothing is updated where the gradient or the loss is not
-  // finite. Throws PeerFailure.
-  struct StepSums {
-    double own_loss = 0;  // this rank's
-    double loss = 0;      // of all ranks
+  // After it: the update. The loss (loss_sum [1] f64, in the backend's memory) and the caller's `sums`
+  // (votes, at most kMostSums) are added over ranks with the same message as the squares of the gradient.
+  // Nothing is updated where the gradient or the loss is not finite.
+  //
+  // Returns what is known by now. A host that computes waits for the sums, and decides by them: this step. A
+  // device is never let stand idle: it decides by itself (Optimizer::update_late), and here is the step
+  // before, nothing at the first. The host waits for the device once, when it has asked for all of this step;
+  // so it is at most one step ahead. Where a rule needs the host's decision, it is this step on a device too,
+  // and the wait is between the backward pass and the update. Where the device decides, a loss that is not
+  // finite is the end: no later step updates anything, until restart(). Throws PeerFailure.
+  static constexpr std::size_t kMostSums = 8;
+  struct StepResult {
+    std::int64_t step = 0;
+    StepReport report;
+    double own_loss = 0;          // this rank's
+    double loss = 0;              // of all ranks
+    double sums[kMostSums] = {};  // of all ranks
   };
-  StepReport step(std::int64_t step, double lr_factor, const Tensor& loss_sum, std::span<double> sums,
-                  StepSums& losses);
+  std::optional<StepResult> step(std::int64_t step, double lr_factor, const Tensor& loss_sum,
+                                 std::span<const double> sums);
+  // What step() has not returned yet of the last step, waiting for it.
+  std::optional<StepResult> finish_step();
   // With OptimizerConfig::average, after `steps` steps: whether there is one. Between the other two all
   // programs see the blend with it; every rank makes both calls.
   bool has_average(std::int64_t steps) const;
@@ -91,6 +103,9 @@ class DistributedOptimizer {
   std::vector<MeasuredGroup> groups() const;
   std::vector<MeasuredPart> parts() const;
   std::string describe() const;
+  // As of Optimizer: of this rank's part, with its own gradients; nothing is sent.
+  std::vector<TimedWork> profile(std::int64_t step, double lr_factor, const NowSeconds& now,
+                                 const std::function<MachineRates(DType)>& rates);
   const ShardPlan* plan() const;  // null unless the work is shared by `owners`
 
  private:

@@ -190,7 +190,8 @@ void Finish::prepare(Backend& backend, std::span<const Shape> parts) {
 void Finish::apply(const StepContext& context, const Part& part, std::size_t first_slot,
                    const Tensor& direction, double factor) {
   if (plain()) {
-    backend_->apply_update(1 - decay(context), rate(context) * factor, {{part.weight, direction}});
+    backend_->apply_update(1 - decay(context), rate(context) * factor, {{part.weight, direction}},
+                           context.late_scale);
     return;
   }
   if (options_.constraint == Constraint::hyperball) {
@@ -225,7 +226,8 @@ void Finish::apply(const StepContext& context, std::span<const Part* const> part
     else
       apply(context, part, first_slot, direction, factor);
   }
-  if (plain()) backend_->apply_update(1 - decay(context), rate(context) * factor, together_);
+  if (plain())
+    backend_->apply_update(1 - decay(context), rate(context) * factor, together_, context.late_scale);
 }
 
 void Finish::apply_hyperball(const StepContext& context, const Part& part, const Tensor& radius,

@@ -98,6 +98,11 @@ void MatrixRule::prepare(Backend& backend, std::span<const Shape> parts) {
   finish_.prepare(backend, parts);
 }
 
+bool MatrixRule::takes_late_scale() const {
+  return finish_.plain() && std::all_of(stages_.begin(), stages_.end(),
+                                        [](const auto& stage) { return stage->takes_late_scale(); });
+}
+
 void MatrixRule::restart() {
   for (const auto& stage : stages_) stage->restart();
   finish_.restart();

@@ -51,7 +51,8 @@ class MatrixStage {
   // Backend::apply_update() takes, in `in`'s memory or the stage's own. An empty tensor: this step leaves the
   // weights as they are, without decay.
   virtual Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) = 0;
-  virtual void restart() {}  // as in UpdateRule
+  virtual bool takes_late_scale() const { return false; }  // as in UpdateRule
+  virtual void restart() {}                                // as in UpdateRule
 };
 
 // Which parts are updated together: indices, those of one shape in their order, in chunks of nearly equal
@@ -102,6 +103,7 @@ class MatrixRule final : public UpdateRule {
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
+  bool takes_late_scale() const override;
   void restart() override;
 
  private:

@@ -55,8 +55,8 @@ Tensor Momentum::apply(const StepContext& context, const MatrixBatch& batch, con
   const double mu = momentum_at(options_.momentum_warmup, options_.momentum_cooldown, options_.momentum,
                                 context.step, context.steps);
   // The kernel's average of gradients 1 / (1 - mu) times as large is their sum.
-  const double scale = options_.momentum_form == MomentumForm::sum ? context.gradient_scale / (1 - mu)
-                                                                   : context.gradient_scale;
+  GradientScale scale = context.scale();
+  if (options_.momentum_form == MomentumForm::sum) scale.value *= 1 / (1 - mu);
   together_.clear();
   for (std::int64_t i = 0; i < batch.size(); ++i)
     together_.push_back({in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient,

@@ -24,6 +24,7 @@ class Momentum final : public MatrixStage {
   std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> batches) override;
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
+  bool takes_late_scale() const override { return true; }
 
  private:
   MomentumOptions options_;

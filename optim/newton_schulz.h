@@ -103,6 +103,7 @@ class NewtonSchulz final : public MatrixStage {
   std::size_t workspace_bytes(std::span<const Shape> batches, const BackendSizes& backend) const override;
   void prepare(Backend& backend, std::span<const Shape> batches) override;
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
+  bool takes_late_scale() const override { return true; }  // it has no state
 
   // u [B, out, in] or [out, in] master -> the orthogonal factor of each matrix, in the iterations' dtype. u's
   // memory serves as workspace; the result lies in it or in the stage's own and is valid until the next call.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/formulas_update.h"
 #include "optim/after_step.h"
 #include "optim/groups.h"
 
@@ -42,13 +43,14 @@ struct Optimizer::Impl {
   std::vector<std::string> names;        // of their updates, for profilers
   std::vector<Tensor> gradients;         // what the norm is over: every trained element once
   std::vector<StateTensor> state;
-  std::unique_ptr<Buffer> total;  // of the squares, for step()
+  std::unique_ptr<Buffer> total;  // [3] f64: of the squares, for step(); clip_factor()'s verdict
   std::vector<MeasuredPart> measured;
 
   Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
        std::span<const Tensor> gradient_tensors, const OptimizerConfig& c)
       : backend(b), config(c), plan(std::move(p)) {
-    total = b.allocate(sizeof(double), "the gradient's norm");
+    total = b.allocate(kTotals * sizeof(double), "the gradient's norm");
+    b.fill(verdict(), 0);
     const StateLayout layout = layout_state(plan, pieces);
     if (layout.bytes > 0) {
       memory = b.allocate(layout.bytes, "optimizer state");
@@ -76,8 +78,11 @@ struct Optimizer::Impl {
     }
   }
 
+  static constexpr std::int64_t kTotals = 3;
+  Tensor verdict() const { return total->view(DType::f64, {2}, sizeof(double)); }
   double sum_of_squares();  // of the gradients; the host waits
-  StepContext context_of(std::int64_t step, double lr_factor, double norm) const;
+  StepContext context_of(std::int64_t step, double lr_factor, double squares) const;
+  std::int64_t update(const StepContext& context);  // of all groups; how many matrices by a matrix rule
   void update(std::size_t group, const StepContext& context);
   Work work_of(std::size_t group) const;
 
@@ -135,11 +140,17 @@ double Optimizer::Impl::sum_of_squares() {
   return squares;
 }
 
-StepContext Optimizer::Impl::context_of(std::int64_t step, double lr_factor, double norm) const {
-  StepContext context{step, lr_factor, 1, config.steps};
-  // By the norm, not its square, and only ever downward.
-  if (config.clip > 0 && norm > config.clip) context.gradient_scale = config.clip / norm;
-  return context;
+StepContext Optimizer::Impl::context_of(std::int64_t step, double lr_factor, double squares) const {
+  return {step, lr_factor, clip_factor_of(squares, config.clip), config.steps};
+}
+
+std::int64_t Optimizer::Impl::update(const StepContext& context) {
+  std::int64_t matrices = 0;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    update(g, context);
+    if (plan.groups[g].rule->wants_matrices()) matrices += static_cast<std::int64_t>(parts[g].size());
+  }
+  return matrices;
 }
 
 void Optimizer::Impl::update(std::size_t group, const StepContext& context) {
@@ -162,15 +173,22 @@ Work Optimizer::Impl::work_of(std::size_t group) const {
 
 StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares) {
   StepReport report{std::sqrt(squares), std::isfinite(squares)};
-  if (!report.finite) return report;
-
-  const StepContext context = impl_->context_of(step, lr_factor, report.gradient_norm);
-  for (std::size_t g = 0; g < impl_->parts.size(); ++g) {
-    impl_->update(g, context);
-    if (impl_->plan.groups[g].rule->wants_matrices())
-      report.matrices += static_cast<std::int64_t>(impl_->parts[g].size());
-  }
+  if (report.finite) report.matrices = impl_->update(impl_->context_of(step, lr_factor, squares));
   return report;
+}
+
+bool Optimizer::updates_late() const {
+  return std::all_of(impl_->plan.groups.begin(), impl_->plan.groups.end(),
+                     [](const GroupPlan& g) { return g.members.empty() || g.rule->takes_late_scale(); });
+}
+
+std::int64_t Optimizer::update_late(std::int64_t step, double lr_factor, const Tensor& squares,
+                                    const Tensor& loss) {
+  const Tensor verdict = impl_->verdict();
+  impl_->backend.clip_factor(squares, loss, impl_->config.clip, verdict);
+  StepContext context{step, lr_factor, 1, impl_->config.steps};
+  context.late_scale = {verdict.data, DType::f64, {1}};
+  return impl_->update(context);
 }
 
 std::vector<TimedWork> Optimizer::profile(std::int64_t step, double lr_factor, const NowSeconds& now,
@@ -188,7 +206,7 @@ std::vector<TimedWork> Optimizer::profile(std::int64_t step, double lr_factor, c
   Work gradients;
   for (const Tensor& g : impl_->gradients) gradients.bytes += static_cast<double>(g.bytes());
   timed("the gradient's norm", gradients, DType::f32, [&] { squares = impl_->sum_of_squares(); });
-  const StepContext context = impl_->context_of(step, lr_factor, std::sqrt(squares));
+  const StepContext context = impl_->context_of(step, lr_factor, squares);
   for (std::size_t g = 0; g < impl_->parts.size(); ++g)
     if (!impl_->parts[g].empty())
       timed(impl_->names[g], impl_->work_of(g), impl_->plan.groups[g].rule->multiplies(),
@@ -215,6 +233,7 @@ void Optimizer::observe_sampled(std::int64_t step, double lr_factor, double toke
 
 void Optimizer::restart() {
   for (const StateTensor& s : impl_->state) impl_->backend.fill(s.tensor, 0);
+  impl_->backend.fill(impl_->verdict(), 0);
   for (const GroupPlan& g : impl_->plan.groups) g.rule->restart();
 }
 
@@ -274,7 +293,7 @@ std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, co
 std::size_t Optimizer::workspace_bytes(std::span<const ParameterInfo> parameters,
                                        const OptimizerConfig& config, const BackendSizes& backend) {
   const OptimizerPlan plan = plan_groups(pointers(parameters), config, backend.master());
-  return spectrain::workspace_bytes(plan, backend) + sizeof(double);
+  return spectrain::workspace_bytes(plan, backend) + Impl::kTotals * sizeof(double);
 }
 
 }  // namespace spectrain

@@ -111,6 +111,12 @@ class Optimizer {
   // process's pieces of g^2, and the update, given the sum over all ranks.
   void add_gradient_squares(const Tensor& total) const;
   StepReport update(std::int64_t step, double lr_factor, double squares);
+  // The update, given sums that the host has not seen: squares and loss [1] f64 in the backend's memory. The
+  // device then decides by itself (OptimizerKernels::clip_factor), and everything is as update() would have
+  // left it; after a loss that is not finite nothing changes any more, until restart(). Only where every rule
+  // of the model takes_late_scale(), which is the same on all ranks. Returns StepReport::matrices.
+  bool updates_late() const;
+  std::int64_t update_late(std::int64_t step, double lr_factor, const Tensor& squares, const Tensor& loss);
   // One step from the parameters' gradients, which are not written. step counts from 0; lr_factor is the
   // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
   // > 0. A norm that is not finite leaves parameters and state as they were.

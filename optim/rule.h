@@ -43,7 +43,9 @@ struct StepContext {
   double lr_factor = 1;       // the schedule's
   double gradient_scale = 1;  // clipping: the gradient that counts is gradient_scale * gradient
   std::int64_t steps = 0;     // of the whole run; 0: not known
-  double progress() const {   // in [0, 1)
+  Tensor late_scale = {};     // where gradient_scale is not known yet (then it is 1): GradientScale::late
+  GradientScale scale() const { return {gradient_scale, late_scale}; }
+  double progress() const {  // in [0, 1)
     return steps > 0 ? static_cast<double>(step) / static_cast<double>(steps) : 0;
   }
 };
@@ -78,6 +80,9 @@ class UpdateRule {
   // the result for a part does not depend on the others. The parts are those of prepare(), in that order.
   // Allocates nothing; gradients are not written.
   virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
+  // Whether update() hands context.scale() to every kernel that changes state or weights, so that it may be
+  // asked for before anybody knows whether the step counts. (Kernels that do not take one need the number.)
+  virtual bool takes_late_scale() const { return false; }
 
   // The state is zero again, and the next update is the first of a run, whatever its step: what this object
   // itself knows of an earlier one is forgotten.

@@ -39,7 +39,7 @@ Work weights_work(const Parameters& parameters) {
 
 using RatesOf = std::function<MachineRates(DType)>;
 
-std::vector<TimedWork> update_once(Session& session, Optimizer& optimizer, std::int64_t step,
+std::vector<TimedWork> update_once(Session& session, DistributedOptimizer& optimizer, std::int64_t step,
                                    const NowSeconds& now, const RatesOf& rates) {
   std::vector<TimedWork> list = optimizer.profile(step, 1, now, rates);
   Parameters& parameters = session.parameters();
@@ -60,7 +60,8 @@ std::vector<const TimedWork*> all_of(const StepProfile& profile) {
 
 }  // namespace
 
-StepProfile profile_step(Session& session, Optimizer& optimizer, double peak, const NowSeconds& now) {
+StepProfile profile_step(Session& session, DistributedOptimizer& optimizer, double peak,
+                         const NowSeconds& now) {
   StepProfile p;
   Parameters& parameters = session.parameters();
   p.rates = {peak, measure_bandwidth(parameters.backend())};

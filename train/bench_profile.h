@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/work.h"
-#include "optim/optimizer.h"
+#include "optim/distributed_optimizer.h"
 #include "train/session.h"
 
 namespace spectrain {
@@ -20,7 +20,8 @@ struct StepProfile {
 
 // One step of the batch that is set, kernel by kernel, with the device waited for in between. peak: FLOP/s of
 // products (measure_peak).
-StepProfile profile_step(Session& session, Optimizer& optimizer, double peak, const NowSeconds& now);
+StepProfile profile_step(Session& session, DistributedOptimizer& optimizer, double peak,
+                         const NowSeconds& now);
 
 // A table: time, calls, share of the step, the least work of each kind, the time that takes at the measured
 // rates ("floor"), and the ratio of the two.

@@ -4,9 +4,11 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
+#include "kernels/collectives.h"
 #include "kernels/gpu_peaks.h"
-#include "optim/optimizer.h"
+#include "optim/distributed_optimizer.h"
 #include "train/bench_profile.h"
 #include "train/clock.h"
 #include "train/commands.h"
@@ -73,33 +75,81 @@ std::optional<double> model_flops_utilization(const RunConfig& config, const Bac
   return peaks ? std::optional(flops / peaks->bf16_flops) : std::nullopt;
 }
 
+// The steps of one rank, as `train` makes them.
+class Steps {
+ public:
+  Steps(const RunConfig& config, Backend& backend, Session& session)
+      : config_(config),
+        backend_(backend),
+        session_(session),
+        optimizer_(backend, session.parameters(), config.optimizer, *alone_, {}),
+        loss_(backend.allocate(sizeof(double), "the loss of a step")),
+        tokens_(random_tokens(config.batch.tokens, config.model.vocab, "bench tokens")),
+        targets_(random_tokens(config.batch.tokens, config.model.vocab, "bench targets")) {
+    optimizer_.initialize(config.run.seed);
+  }
+
+  void gradients() {
+    const Tensor loss = loss_->view(DType::f64, {1});
+    backend_.fill(loss, 0);
+    session_.set_training_batch(tokens_, targets_);
+    session_.training().forward_backward(1.0 / static_cast<double>(config_.batch.tokens), false);
+    session_.training().add_result_to(loss);
+  }
+  void update() { optimizer_.step(step_++, 1, loss_->view(DType::f64, {1}), {}); }
+  void settle() {
+    optimizer_.finish_step();
+    backend_.synchronize();
+  }
+  DistributedOptimizer& optimizer() { return optimizer_; }
+
+ private:
+  const RunConfig& config_;
+  Backend& backend_;
+  Session& session_;
+  std::unique_ptr<Collectives> alone_ = make_single_collectives();
+  DistributedOptimizer optimizer_;
+  std::unique_ptr<Buffer> loss_;
+  std::vector<std::int32_t> tokens_, targets_;
+  std::int64_t step_ = 0;
+};
+
 BenchResult measure(const BenchRequest& request, const RunConfig& config, Backend& backend,
                     Session& session) {
-  const std::int64_t steps = request.steps;
-  session.parameters().initialize(config.run.seed);
-  Optimizer optimizer(backend, session.parameters().views(), config.optimizer);
-  Program& program = session.training();
-  session.set_training_batch(random_tokens(config.batch.tokens, config.model.vocab, "bench tokens"),
-                             random_tokens(config.batch.tokens, config.model.vocab, "bench targets"));
-
+  Steps steps(config, backend, session);
   BenchResult r;
-  // The first step touches memory for the first time; a device that records work does so in the next ones.
-  const std::int64_t warmup = backend.name() == "cuda" ? 4 : 1;
+  steps.gradients();  // memory is touched for the first time
+  steps.update();
+  steps.settle();
+  r.first_step = seconds_since_process_start();
   std::vector<double> whole, model, update;
-  for (std::int64_t i = 0; i < warmup + steps; ++i) {
+  if (backend.asynchronous()) {
+    // The host is a step ahead. When it hears of the step before, another is over.
+    constexpr int kWarmup = 3;  // a device records work in the second step, and begins to repeat it
+    for (int i = 0; i < kWarmup; ++i) {
+      steps.gradients();
+      steps.update();
+    }
+    double begin = now();
+    for (std::int64_t i = 0; i < request.steps; ++i) {
+      steps.gradients();
+      steps.update();
+      const double end = now();
+      whole.push_back(end - std::exchange(begin, end));
+    }
+    steps.settle();
+  }
+  for (std::int64_t i = 0; i < request.steps; ++i) {
     const double begin = now();
-    program.forward_backward(1.0 / static_cast<double>(config.batch.tokens), false);
+    steps.gradients();
     backend.synchronize();
     const double middle = now();
-    optimizer.step(i, 1);
-    session.parameters().refresh();
-    backend.synchronize();
+    steps.update();
+    steps.settle();
     const double end = now();
-    if (i == 0) r.first_step = seconds_since_process_start();
-    if (i < warmup) continue;
     model.push_back(middle - begin);
     update.push_back(end - middle);
-    whole.push_back(end - begin);
+    if (!backend.asynchronous()) whole.push_back(end - begin);
   }
   r.step = summary(whole);
   r.model = summary(model);
@@ -110,7 +160,7 @@ BenchResult measure(const BenchRequest& request, const RunConfig& config, Backen
   const double flops = r.tokens_per_second * static_cast<double>(r.count.flops_per_token);
   r.share_of_peak = flops / r.peak;
   r.mfu = model_flops_utilization(config, backend, flops);
-  if (request.profile) r.profile = profile_step(session, optimizer, r.peak, now);
+  if (request.profile) r.profile = profile_step(session, steps.optimizer(), r.peak, now);
   return r;
 }
 

@@ -192,7 +192,6 @@ void Trainer::validate(std::int64_t step) {
 
 // Between the clock's seconds, as validations are.
 void Trainer::measure(std::int64_t step) {
-  settle();
   MetricsLine line{step, tokens_after(step), clock_.seconds(), {}, {}, {}};
   line.diagnostics = diagnostics_->measure();
   if (first()) metrics_->write(line);
@@ -228,15 +227,6 @@ void Trainer::print_end(std::int64_t step) const {
     fmt::print("target {} not reached\n", config_.train.target);
 }
 
-// A device may still be at the update when step() returns: its seconds belong to the training, not to what
-// comes between two steps.
-void Trainer::settle() {
-  if (!backend_->asynchronous()) return;
-  clock_.start();
-  backend_->synchronize();
-  clock_.stop();
-}
-
 bool Trainer::stopped() const { return several() ? stop_ : InterruptGuard::raised(); }
 
 void Trainer::run() {
@@ -246,7 +236,7 @@ void Trainer::run() {
     print_start();
     progress_ = std::make_unique<Progress>(progress_options_for(stdout));
   }
-  session_seconds_ = clock_.seconds();
+  session_seconds_ = known_at_ = clock_.seconds();
   const InterruptGuard guard;
   std::int64_t step = first_step_;
   while (step < last_ && !stopped()) {
@@ -261,10 +251,14 @@ void Trainer::run() {
     }
     train_step(step);
     ++step;
-    if (measures && last_skipped_ != step) measure(step);
+    if (measures) {
+      settle();
+      if (last_skipped_ != step) measure(step);
+    }
     const std::int64_t every = config_.train.checkpoint.every;
     if (every > 0 && step % every == 0 && step < last_) save(step);
   }
+  settle();
   if (step == last_ && !validated(step)) validate(step);
   optimizer_->compare_weights(step);
   if (last_saved_ != step) save(step);

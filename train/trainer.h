@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -52,9 +53,12 @@ class Trainer {
   void forward_backward(std::int64_t step);
   void forward_backward_sampled(std::int64_t step);
   void read_micro_batch(std::int64_t step, std::int64_t first);
-  // One step from a batch to new weights, without the clock.
-  StepReport learn(std::int64_t step, std::span<double> votes, DistributedOptimizer::StepSums& losses);
-  void check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses);
+  // One step from a batch to new weights, without the clock. On a device the result is of the step before.
+  using StepResult = DistributedOptimizer::StepResult;
+  std::optional<StepResult> learn(std::int64_t step, std::span<const double> votes);
+  void check_losses(const StepResult& result);
+  // What is known of a step is written down; traffic: as it was when the wait for it began.
+  void write_down(const StepResult& result, const Traffic& begin);
   void settle();
   Tensor loss_sum() const { return loss_memory_->view(DType::f64, {1}); }
   void train_step(std::int64_t step);
@@ -112,6 +116,7 @@ class Trainer {
   std::int64_t skipped_ = 0;  // steps of the whole run, and the last ones without one between them
   std::int64_t skipped_in_a_row_ = 0, last_skipped_ = -1;
   double last_loss_ = 0;
+  double known_at_ = 0;                       // seconds of the clock when the last step's result was known
   std::unique_ptr<SpeedrunRecord> speedrun_;  // null unless the run is timed
   bool warming_up_ = false;
   double session_seconds_ = 0;  // of the clock when this process began to train

@@ -52,10 +52,8 @@ void Trainer::warm_up() {
   TrainingClock clock;
   clock.start();
   warming_up_ = true;
-  for (std::int64_t step = 0; step < kSpeedrunWarmupSteps; ++step) {
-    DistributedOptimizer::StepSums losses;
-    learn(step, {}, losses);
-  }
+  for (std::int64_t step = 0; step < kSpeedrunWarmupSteps; ++step) learn(step, {});
+  optimizer_->finish_step();
   warming_up_ = false;
   optimizer_->restart(config_.run.seed);
   backend_->synchronize();

@@ -57,45 +57,65 @@ void Trainer::forward_backward(std::int64_t step) {
 }
 
 // A loss that is no number: whose it is ends the run, for all.
-void Trainer::check_losses(std::int64_t step, const DistributedOptimizer::StepSums& losses) {
-  if (std::isfinite(losses.loss)) return;
-  if (std::isfinite(losses.own_loss)) together("the losses of a step");  // until the one it was has said so
+void Trainer::check_losses(const StepResult& result) {
+  if (std::isfinite(result.loss)) return;
+  optimizer_->finish_weights();                                          // the last thing that all ranks do
+  if (std::isfinite(result.own_loss)) together("the losses of a step");  // until the one it was has said so
+  // A device may be at the next step already, with the same weights but another batch.
+  const std::int64_t sequences = session_->micro_batch(), micros = micro_batches();
+  read_micro_batch(result.step, (collectives_.rank() * micros + micros - 1) * sequences);
   std::string where = session_->training().first_nonfinite();
-  // Only the newest micro-batch is there to be looked at.
+  // Only the last micro-batch is looked at.
   where =
       where.empty() ? "in an earlier micro-batch of the step" : "the first value that went bad is " + where;
-  throw Error(
-      fmt::format("step {}: the training loss is {}; {}. {}", step, losses.own_loss, where, what_is_saved()));
+  throw Error(fmt::format("step {}: the training loss is {}; {}. {}", result.step + 1, result.own_loss, where,
+                          what_is_saved()));
 }
 
-StepReport Trainer::learn(std::int64_t step, std::span<double> votes,
-                          DistributedOptimizer::StepSums& losses) {
+std::optional<Trainer::StepResult> Trainer::learn(std::int64_t step, std::span<const double> votes) {
   const double factor = schedule_factor(config_.schedule, step, steps_);
   if (optimizer_->wants_sampled_gradient(step)) {
     forward_backward_sampled(step);
     optimizer_->observe_sampled(step, factor, 1 / config_.loss_scale());
   }
   forward_backward(step);
-  return optimizer_->step(step, factor, loss_sum(), votes, losses);
+  return optimizer_->step(step, factor, loss_sum(), votes);
 }
 
 void Trainer::train_step(std::int64_t step) {
-  const double before = clock_.seconds();
   const Traffic begin = collectives_.traffic();
   clock_.start();
-  double votes[] = {InterruptGuard::raised() ? 1.0 : 0.0};
-  DistributedOptimizer::StepSums losses;
-  const StepReport report = learn(step, votes, losses);
-  check_losses(step + 1, losses);
-  last_loss_ = losses.loss / static_cast<double>(config_.batch.tokens);
-  stop_ = votes[0] > 0;
+  const double votes[] = {InterruptGuard::raised() ? 1.0 : 0.0};
+  const std::optional<StepResult> result = learn(step, votes);
   clock_.stop();
+  if (result) write_down(*result, begin);
+}
+
+// A device may still be at the last step when step() returns: its seconds belong to the training, not to what
+// comes between two steps, which may need what became of it.
+void Trainer::settle() {
+  if (!backend_->asynchronous()) return;
+  const Traffic begin = collectives_.traffic();
+  clock_.start();
+  const std::optional<StepResult> result = optimizer_->finish_step();
+  backend_->synchronize();
+  clock_.stop();
+  if (result) write_down(*result, begin);
+}
+
+void Trainer::write_down(const StepResult& result, const Traffic& begin) {
+  check_losses(result);
+  const std::int64_t step = result.step;
+  last_loss_ = result.loss / static_cast<double>(config_.batch.tokens);
+  stop_ = result.sums[0] > 0;
 
   const double lr = first_lr_ * schedule_factor(config_.schedule, step, steps_),
-               seconds = clock_.seconds() - before;
+               seconds = clock_.seconds() - known_at_;
+  known_at_ = clock_.seconds();
   if (speedrun_) speedrun_->step_seconds.push_back(seconds);
   const double speed = static_cast<double>(config_.batch.tokens) / seconds;
   const Traffic end = collectives_.traffic();
+  const StepReport& report = result.report;
   if (!report.finite) skip(step + 1);
   if (!first()) return;
   for (const std::string& note : backend_->notes()) progress_->note(note);

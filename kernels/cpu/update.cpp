@@ -25,7 +25,10 @@ void CpuBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
     require(p.w.dtype == DType::f32, "adamw", "w is not f32");
   }
   require(s.step >= 1, "adamw", "steps count from 1");
-  const AdamWFactors f = adamw_factors(s);
+  const std::optional<double> scale = seen(s.gradient_scale);
+  if (!scale) return;
+  AdamWFactors f = adamw_factors(s);
+  f.gradient_scale = static_cast<float>(*scale);
   const auto kernel = SPECTRAIN_ISA_SELECT(update_table).adamw;
   parallel_parts(
       threads_, parts, kElementGrain / 4, [](const AdamWPart& p) { return p.w.numel(); },
@@ -35,7 +38,7 @@ void CpuBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
       });
 }
 
-void CpuBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
+void CpuBackend::ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
                               std::span<const MomentumPart> parts) {
   for (const MomentumPart& p : parts) {
     require_same(p.g, p.m, "ema_momentum", "g and m");
@@ -44,24 +47,26 @@ void CpuBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
     require(p.u.numel() == p.g.numel(), "ema_momentum", "g and u have different numbers of elements");
     require(p.u.dtype == parts[0].u.dtype, "ema_momentum", "u is not of one dtype in all parts");
   }
-  if (parts.empty()) return;
+  const std::optional<double> scale = seen(gradient_scale);
+  if (parts.empty() || !scale) return;
   const auto kernel = SPECTRAIN_ISA_SELECT(update_table).ema_momentum[parts[0].u.dtype == DType::bf16];
   parallel_parts(
       threads_, parts, kElementGrain / 4, [](const MomentumPart& p) { return p.g.numel(); },
       [&](const MomentumPart& p, std::int64_t begin, std::int64_t end) {
-        kernel(p.g.as<float>() + begin, static_cast<float>(gradient_scale), static_cast<float>(mu),
+        kernel(p.g.as<float>() + begin, static_cast<float>(*scale), static_cast<float>(mu),
                static_cast<float>(1 - mu), nesterov, p.m.as<float>() + begin, at(p.u, begin), end - begin);
       });
 }
 
-void CpuBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+void CpuBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts,
+                              const Tensor& late) {
   for (const UpdatePart& p : parts) {
     require(p.w.dtype == DType::f32, "apply_update", "w is not f32");
     require_compute(p.u, "apply_update", "u");
     require(p.u.numel() == p.w.numel(), "apply_update", "w and u have different numbers of elements");
     require(p.u.dtype == parts[0].u.dtype, "apply_update", "u is not of one dtype in all parts");
   }
-  if (parts.empty()) return;
+  if (parts.empty() || !seen({1, late})) return;
   const KeepFactor k = keep_factor(keep);
   const auto& table = SPECTRAIN_ISA_SELECT(update_table);
   const bool half = parts[0].u.dtype == DType::bf16;

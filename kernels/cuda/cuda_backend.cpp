@@ -111,6 +111,11 @@ void CudaBackend::wait() {
   check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
 }
 
+void CudaBackend::wait_for(cudaEvent_t event) {
+  ++waits_;
+  check_cuda(cudaEventSynchronize(event), "waiting for the GPU");
+}
+
 Products& CudaBackend::products() {
   if (!products_) products_ = make_products(*this);
   return *products_;

@@ -56,8 +56,10 @@ class CudaBackend final : public Backend {
   // Memory for one kernel family's partial results, valid until the next call: kernels that use it follow
   // each other in the stream. At least so many bytes, aligned to 256.
   void* scratch(std::size_t bytes);
-  // The host waits for everything in the stream. The only place that does, apart from buffers' ends.
+  // The host waits for everything in the stream, or for an event of it: the only places where it does, apart
+  // from buffers' ends.
   void wait();
+  void wait_for(cudaEvent_t event);
   std::int64_t waits() const { return waits_; }  // how often it did
   bool recording() const { return recording_; }
 
@@ -68,6 +70,7 @@ class CudaBackend final : public Backend {
   void copy(const Tensor& from, const Tensor& to) override;
   void copy_from_host(const Tensor& to, const void* from) override;
   void copy_to_host(void* to, const Tensor& from) override;
+  std::unique_ptr<LateRead> late_read(std::size_t bytes) override;
   void synchronize() override { wait(); }
   bool asynchronous() const override { return true; }
   std::unique_ptr<Replay> record(const std::function<void()>& work) override;
@@ -80,11 +83,11 @@ class CudaBackend final : public Backend {
               const Tensor& y) override;
   void linear_backward_input(const Tensor& dy, const PreparedMatrix& w, const Tensor& dx,
                              bool accumulate) override;
+  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
+                                  const Tensor& saved, const Tensor& dx) override;
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw, bool accumulate) override;
   void bias_gradient(const Tensor& dy, const Tensor& db, bool accumulate) override;
   void round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) override;
-  void linear_activation_backward(const Tensor& dy, const PreparedMatrix& w, Activation act,
-                                  const Tensor& saved, const Tensor& dx) override;
   void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, float alpha, float beta,
               const Tensor& c) override;
   // fp8_products.cpp
@@ -144,9 +147,10 @@ class CudaBackend final : public Backend {
 
   // update.cu, transpose.cu
   void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) override;
-  void ema_momentum(double gradient_scale, double mu, bool nesterov,
+  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
                     std::span<const MomentumPart> parts) override;
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts) override;
+  void apply_update(double keep, double step, std::span<const UpdatePart> parts, const Tensor& late) override;
+  void clip_factor(const Tensor& squares, const Tensor& loss, double clip, const Tensor& verdict) override;
   void normalize(const Tensor& x, double safety, const Tensor& y) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
   void transpose(const Tensor& x, const Tensor& y) override;
@@ -219,11 +223,11 @@ class CudaBackend final : public Backend {
   double* answer_ = nullptr;  // pinned: where small results come back
   std::unique_ptr<Inbox> inbox_;
   std::unique_ptr<Products> products_;
+  std::vector<std::string> notes_;
   std::vector<std::string> fp8_notes_;  // why eight-bit floats are not multiplied as such
   std::set<std::string> fp8_noted_;     // each once
   std::unique_ptr<Attention> attention_;
   std::unique_ptr<Convolutions> convolutions_;
-  std::vector<std::string> notes_;
   std::unique_ptr<Factors> factors_;
 };
 

@@ -50,11 +50,13 @@ __device__ inline int owner_of(const Many<P, kPiece>& many, std::int64_t p) {
 
 constexpr std::int64_t kElementPiece = 16 * kElementThreads;
 
+// body.begin() takes what the body reads from memory, and says whether there is anything to do;
 // body.template some<N>(pointers, i) does elements [i, i + N) of one tensor.
 template <class Body, class P>
 __global__ void __launch_bounds__(kElementThreads)
-    many_kernel(const __grid_constant__ Body body, const __grid_constant__ Many<P, kElementPiece> many) {
+    many_kernel(Body body, const __grid_constant__ Many<P, kElementPiece> many) {
   constexpr std::int64_t kPiece = kElementPiece;
+  if (!body.begin()) return;
   for (std::int64_t p = blockIdx.x; p < many.pieces; p += gridDim.x) {
     const int t = owner_of(many, p);
     const P& of = many.of[t];

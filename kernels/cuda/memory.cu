@@ -48,6 +48,40 @@ class CudaGraph final : public Replay {
   cudaStream_t stream_;
 };
 
+// The host sleeps until the event, for it has nothing to do: the device is a step ahead.
+class PinnedRead final : public LateRead {
+ public:
+  PinnedRead(CudaBackend& backend, std::size_t bytes) : backend_(backend), bytes_(bytes) {
+    check_cuda(cudaMallocHost(&pinned_, bytes), "allocating pinned memory");
+    check_cuda(cudaEventCreateWithFlags(&here_, cudaEventDisableTiming | cudaEventBlockingSync),
+               "making an event");
+  }
+  ~PinnedRead() override {
+    if (here_) cudaEventSynchronize(here_);  // the copy may still be on its way
+    if (here_) cudaEventDestroy(here_);
+    cudaFreeHost(pinned_);
+  }
+  PinnedRead(const PinnedRead&) = delete;
+  PinnedRead& operator=(const PinnedRead&) = delete;
+
+  void ask(const Tensor& x) override {
+    if (x.bytes() != bytes_) throw std::logic_error("LateRead::ask: a tensor of another size");
+    check_cuda(cudaMemcpyAsync(pinned_, x.data, bytes_, cudaMemcpyDeviceToHost, backend_.stream()),
+               "copying from the GPU");
+    check_cuda(cudaEventRecord(here_, backend_.stream()), "recording an event");
+  }
+  const void* wait() override {
+    backend_.wait_for(here_);
+    return pinned_;
+  }
+
+ private:
+  CudaBackend& backend_;
+  std::size_t bytes_;
+  void* pinned_ = nullptr;
+  cudaEvent_t here_ = nullptr;
+};
+
 template <class T>
 __global__ void fill_kernel(T* x, T value, std::int64_t n) {
   SPECTRAIN_GRID_LOOP(i, n) x[i] = value;
@@ -160,10 +194,19 @@ void CudaBackend::copy_to_host(void* to, const Tensor& from) {
   wait();
 }
 
+std::unique_ptr<LateRead> CudaBackend::late_read(std::size_t bytes) {
+  return std::make_unique<PinnedRead>(*this, bytes);
+}
+
 std::unique_ptr<Replay> CudaBackend::record(const std::function<void()>& work) {
   check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
              "beginning to record a graph");
   cudaGraph_t graph = nullptr;
+  const auto end = [&] {
+    recording_ = false;
+    return cudaStreamEndCapture(stream_, &graph);
+  };
+  recording_ = true;
   try {
     try {
       work();
@@ -192,8 +235,3 @@ std::unique_ptr<Replay> CudaBackend::record(const std::function<void()>& work) {
 }
 
 }  // namespace spectrain
-  const auto end = [&] {
-    recording_ = false;
-    return cudaStreamEndCapture(stream_, &graph);
-  };
-  recording_ = true;

@@ -3,10 +3,24 @@
 #include "kernels/cuda/many.h"
 
 // The optimizer's element-wise kernels: as much time as their bytes take. A thread has 16 bytes of each
-// tensor in flight, a multiprocessor 2048 threads.
+// tensor in flight, a multiprocessor as many threads as registers allow (AdamW: 1280).
 
 namespace spectrain {
 namespace {
+
+// GradientScale, on the device.
+struct LateScale {
+  double value = 1;
+  const double* late = nullptr;
+  explicit LateScale(const GradientScale& s) : value(s.value), late(s.late ? s.late.as<double>() : nullptr) {}
+  LateScale() = default;
+  // The factor, and whether the step goes on.
+  __device__ bool seen(float& scale) const {
+    const double product = late ? value * *late : value;
+    scale = static_cast<float>(product);
+    return !isnan(product);
+  }
+};
 
 // Floor: 7 x 4 bytes for each element (w, m, v read and written, g read).
 struct AdamWPointers {
@@ -19,6 +33,8 @@ struct AdamWPointers {
 };
 struct AdamW {
   AdamWFactors f;
+  LateScale scale;
+  __device__ bool begin() { return scale.seen(f.gradient_scale); }
   template <int N>
   __device__ void some(const AdamWPointers& p, std::int64_t i) const {
     Pack<float, N> w = load_some<N>(p.w + i), m = load_some<N>(p.m + i), v = load_some<N>(p.v + i);
@@ -41,6 +57,8 @@ struct MomentumPointers {
 template <bool nesterov>
 struct EmaMomentum {
   float gradient_scale, mu, rest;
+  LateScale scale;
+  __device__ bool begin() { return scale.seen(gradient_scale); }
   template <int N, class U>
   __device__ void some(const MomentumPointers<U>& p, std::int64_t i) const {
     Pack<float, N> m = load_some<N>(p.m + i);
@@ -63,6 +81,11 @@ struct UpdatePointers {
 template <bool shrinks>
 struct ApplyUpdate {
   float factor, step;
+  LateScale scale;
+  __device__ bool begin() {
+    float unused;
+    return scale.seen(unused);
+  }
   template <int N, class U>
   __device__ void some(const UpdatePointers<U>& p, std::int64_t i) const {
     Pack<float, N> w = load_some<N>(p.w + i);
@@ -104,6 +127,12 @@ void require_f32(const Tensor& t, const char* kernel, const char* name, std::int
   require_vector(t, DType::f32, n, n == 0, kernel, name);
 }
 
+__global__ void clip_factor_kernel(const double* squares, const double* loss, double clip, double* verdict) {
+  if (!isfinite(*loss)) verdict[1] = 1;
+  const bool good = isfinite(*squares) && verdict[1] == 0;
+  verdict[0] = good ? clip_factor_of(*squares, clip) : static_cast<double>(NAN);
+}
+
 template <class X, class Y>
 struct RoundFp8 {
   Fp8Limits limits;
@@ -132,14 +161,14 @@ void CudaBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
   }
   require(s.step >= 1, "adamw", "steps count from 1");
   launch_many(
-      *this, AdamW{adamw_factors(s)}, parts,
+      *this, AdamW{adamw_factors(s), LateScale(s.gradient_scale)}, parts,
       [](const AdamWPart& p) {
         return AdamWPointers{p.w.as<float>(), p.g.as<float>(), p.m.as<float>(), p.v.as<float>()};
       },
       [](const AdamWPart& p) { return p.w.numel(); });
 }
 
-void CudaBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
+void CudaBackend::ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
                                std::span<const MomentumPart> parts) {
   for (const MomentumPart& p : parts) {
     const std::int64_t n = p.g.numel();
@@ -152,7 +181,7 @@ void CudaBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
   with_iterated(parts[0].u, "ema_momentum", [&](auto* first) {
     using U = Element<decltype(first)>;
     const auto start = [&](auto body) {
-      body.gradient_scale = static_cast<float>(gradient_scale);
+      body.scale = LateScale(gradient_scale);
       body.mu = static_cast<float>(mu);
       body.rest = static_cast<float>(1 - mu);
       launch_many(
@@ -169,7 +198,8 @@ void CudaBackend::ema_momentum(double gradient_scale, double mu, bool nesterov,
   });
 }
 
-void CudaBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+void CudaBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts,
+                               const Tensor& late) {
   for (const UpdatePart& p : parts) {
     require_f32(p.w, "apply_update", "w", p.w.numel());
     require(p.u.numel() == p.w.numel(), "apply_update", "w and u have different numbers of elements");
@@ -180,6 +210,7 @@ void CudaBackend::apply_update(double keep, double step, std::span<const UpdateP
     using U = Element<decltype(first)>;
     const KeepFactor k = keep_factor(keep);
     const auto start = [&](auto body) {
+      body.scale = LateScale({1, late});
       body.factor = k.factor;
       body.step = static_cast<float>(step);
       launch_many(
@@ -194,6 +225,14 @@ void CudaBackend::apply_update(double keep, double step, std::span<const UpdateP
     else
       start(ApplyUpdate<false>{});
   });
+}
+
+void CudaBackend::clip_factor(const Tensor& squares, const Tensor& loss, double clip, const Tensor& verdict) {
+  require_vector(squares, DType::f64, 1, false, "clip_factor", "squares");
+  require_vector(loss, DType::f64, 1, false, "clip_factor", "loss");
+  require_vector(verdict, DType::f64, 2, false, "clip_factor", "verdict");
+  launch(stream_, {1, 1}, clip_factor_kernel, squares.as<double>(), loss.as<double>(), clip,
+         verdict.as<double>());
 }
 
 void CudaBackend::round_fp8(Fp8 format, double scale, const Tensor& x, const Tensor& y) {

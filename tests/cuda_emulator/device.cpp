@@ -53,6 +53,11 @@ Device& device() {
   return d;
 }
 
+void count_wait() {
+  ++device().counts.synchronizations;
+  device().counts.not_waited_for = 0;
+}
+
 cudaError_t result(cudaError_t e) {
   if (e != cudaSuccess) device().last = e;
   return e;
@@ -163,7 +168,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 cudaError_t cudaDeviceSynchronize() {
   if (forbidden()) return result(cudaErrorStreamCaptureUnsupported);
-  ++device().counts.synchronizations;
+  count_wait();
   drain_all();
   return cudaSuccess;
 }
@@ -234,7 +239,7 @@ cudaError_t cudaFreeHost(void* data) {
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
   if (forbidden()) return result(cudaErrorStreamCaptureUnsupported);
-  ++device().counts.synchronizations;
+  count_wait();
   drain_all();
   std::memcpy(to, from, bytes);
   return cudaSuccess;
@@ -278,7 +283,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (forbidden()) return result(cudaErrorStreamCaptureUnsupported);
-  ++device().counts.synchronizations;
+  count_wait();
   drain(stream);
   return cudaSuccess;
 }
@@ -313,7 +318,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (forbidden()) return result(cudaErrorStreamCaptureUnsupported);
-  ++device().counts.synchronizations;
+  count_wait();
   if (event->done) drain_until(event->stream, event->done);
   return cudaSuccess;
 }
@@ -347,6 +352,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   ++device().counts.graph_launches;
+  ++device().counts.not_waited_for;
   put(stream, [work = executable->work] {
     for (const Work& w : work) w();
   });
@@ -376,6 +382,7 @@ void launch(cudaStream_t stream, dim3 blocks, dim3 threads, std::size_t shared, 
     return;
   }
   ++device().counts.launches;
+  ++device().counts.not_waited_for;
   put(stream, [=, body = std::move(body)] { run_grid(blocks, threads, shared, body); });
 }
 

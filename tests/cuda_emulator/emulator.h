@@ -22,6 +22,7 @@ struct Counts {
   std::int64_t launches = 0;  // kernels put into streams one by one
   std::int64_t graph_launches = 0;
   std::int64_t synchronizations = 0;  // times the host waited for the device
+  std::int64_t not_waited_for = 0;    // kernels and graphs put into streams since the host last waited
   std::int64_t allocations = 0;
 };
 Counts counts();

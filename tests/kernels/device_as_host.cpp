@@ -222,23 +222,29 @@ class DeviceAsHost final : public Backend {
     call([&](Call& c) {
       std::vector<AdamWPart> mine;
       for (const AdamWPart& p : parts) mine.push_back({c(p.w), c(p.g), c(p.m), c(p.v)});
-      device_->adamw(s, mine);
+      AdamWStep step = s;
+      step.gradient_scale = c(s.gradient_scale);
+      device_->adamw(step, mine);
     });
   }
-  void ema_momentum(double gradient_scale, double mu, bool nesterov,
+  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
                     std::span<const MomentumPart> parts) override {
     call([&](Call& c) {
       std::vector<MomentumPart> mine;
       for (const MomentumPart& p : parts) mine.push_back({c(p.g), c(p.m), c(p.u)});
-      device_->ema_momentum(gradient_scale, mu, nesterov, mine);
+      device_->ema_momentum(c(gradient_scale), mu, nesterov, mine);
     });
   }
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts) override {
+  void apply_update(double keep, double step, std::span<const UpdatePart> parts,
+                    const Tensor& late) override {
     call([&](Call& c) {
       std::vector<UpdatePart> mine;
       for (const UpdatePart& p : parts) mine.push_back({c(p.w), c(p.u)});
-      device_->apply_update(keep, step, mine);
+      device_->apply_update(keep, step, mine, c(late));
     });
+  }
+  void clip_factor(const Tensor& squares, const Tensor& loss, double clip, const Tensor& verdict) override {
+    call([&](Call& c) { device_->clip_factor(c(squares), c(loss), clip, c(verdict)); });
   }
   void normalize(const Tensor& x, double safety, const Tensor& y) override {
     call([&](Call& c) { device_->normalize(c(x), safety, c(y)); });
@@ -356,6 +362,7 @@ class DeviceAsHost final : public Backend {
       }
       return {e.memory->data(), host.dtype, host.shape};
     }
+    GradientScale operator()(const GradientScale& scale) { return {scale.value, (*this)(scale.late)}; }
     void bring_back() {
       device_.synchronize();
       for (auto& [data, e] : entries_)

@@ -34,7 +34,7 @@ TEST_P(FormulaRulesTest, AdamWAsAFormula) {
       const Twin tg = random({n}, DType::f32);
       const double t = static_cast<double>(s.step);
       const std::vector<double> numbers = {
-          s.gradient_scale,        s.lr, s.beta1, s.beta2, s.eps, s.weight_decay, 1 - std::pow(s.beta1, t),
+          s.gradient_scale.value,        s.lr, s.beta1, s.beta2, s.eps, s.weight_decay, 1 - std::pow(s.beta1, t),
           1 - std::pow(s.beta2, t)};
       cpu().evaluate(f, numbers, tested({tw, tg, tm, tv}));
       exact().adamw(s, {{tw.exact, tg.exact, tm.exact, tv.exact}});

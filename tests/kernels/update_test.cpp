@@ -128,6 +128,72 @@ TEST_P(UpdateTest, ManyTensorsAreUpdatedAsEachByItself) {
   cpu().apply_update(1, 1, std::span<const UpdatePart>());
 }
 
+// A factor in the backend's memory does what the same number does; NaN: nothing happens.
+TEST_P(UpdateTest, AScaleThatTheHostHasNotSeen) {
+  for (const double late : {0.4, static_cast<double>(NAN)}) {
+    const Tensor number(const_cast<double*>(&late), DType::f64, {1});
+    const std::int64_t n = 4099;
+    const Twin g = random({n}, DType::f32);
+    std::vector<Tensor> before, known, unseen;  // w, m, v, momentum, u, weight
+    for (int i = 0; i < 6; ++i) {
+      before.push_back(random({n}, i == 4 ? DType::bf16 : DType::f32).tested);
+      for (auto* list : {&known, &unseen}) {
+        list->push_back(space({n}, before.back().dtype).tested);
+        std::memcpy(list->back().data, before.back().data, before.back().bytes());
+      }
+    }
+    const auto run = [&](const std::vector<Tensor>& t, const GradientScale& scale, const Tensor& permit) {
+      AdamWStep s;
+      s.lr = 0.1;
+      s.weight_decay = 0.1;
+      s.gradient_scale = scale;
+      cpu().adamw(s, {{t[0], g.tested, t[1], t[2]}});
+      cpu().ema_momentum(scale, 0.9, true, {{g.tested, t[3], t[4]}});
+      cpu().apply_update(0.9, 0.1, {{t[5], t[4]}}, permit);
+    };
+    for (const auto* list : {&before, &known, &unseen})
+      for (std::int64_t i = 0; i < n; ++i) (*list)[2].as<float>()[i] = std::abs((*list)[2].as<float>()[i]);
+    run(unseen, {0.5, number}, number);
+    if (std::isnan(late)) {
+      for (std::size_t i = 0; i < 6; ++i) expect_same_bits(unseen[i], before[i], "not to be changed");
+      continue;
+    }
+    run(known, 0.5 * late, {});
+    for (std::size_t i = 0; i < 6; ++i) {
+      expect_same_bits(unseen[i], known[i], "changed as by the number");
+      EXPECT_NE(std::memcmp(unseen[i].data, before[i].data, before[i].bytes()), 0) << i;
+    }
+  }
+}
+
+TEST_P(UpdateTest, TheClipFactor) {
+  constexpr double kInf = std::numeric_limits<double>::infinity(), kNan = NAN;
+  const auto factor = [&](double squares, double loss, double clip, double& over) {
+    double verdict[] = {7, over};
+    const auto number = [](double& x) { return Tensor(&x, DType::f64, {1}); };
+    cpu().clip_factor(number(squares), number(loss), clip, Tensor(verdict, DType::f64, {2}));
+    over = verdict[1];
+    return verdict[0];
+  };
+  double over = 0;
+  EXPECT_EQ(factor(25, 3, 0, over), 1);
+  EXPECT_EQ(factor(25, 3, 1, over), 0.2);
+  EXPECT_EQ(factor(25, 3, 5, over), 1);
+  EXPECT_EQ(factor(2, -3, 0.7, over), 0.7 / std::sqrt(2.0));
+  EXPECT_EQ(factor(0, 3, 1, over), 1);
+  EXPECT_EQ(factor(1e300, 1e300, 1, over), 1e-150);
+  for (const double squares : {kInf, kNan}) EXPECT_TRUE(std::isnan(factor(squares, 3, 1, over)));
+  EXPECT_EQ(over, 0) << "a gradient may be skipped";
+  EXPECT_EQ(factor(25, 3, 1, over), 0.2);
+  for (const double loss : {kInf, -kInf, kNan}) {
+    over = 0;
+    EXPECT_TRUE(std::isnan(factor(25, loss, 1, over)));
+    EXPECT_EQ(over, 1);
+    EXPECT_TRUE(std::isnan(factor(25, 3, 1, over))) << "a loss ends the run";
+    EXPECT_EQ(over, 1);
+  }
+}
+
 TEST_P(UpdateTest, AxpbyOfEveryPairOfDTypes) {
   for (const DType from : {DType::f64, DType::f32, DType::bf16})
     for (const DType to : {DType::f64, DType::f32, DType::bf16})

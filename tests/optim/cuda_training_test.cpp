@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/collectives.h"
@@ -88,14 +90,15 @@ std::vector<std::int32_t> tokens(int step, bool next) {
 // One rank of training: everything a step needs.
 class Trained {
  public:
-  Trained(std::unique_ptr<Backend> backend, const TransformerConfig& model, DType compute)
+  Trained(std::unique_ptr<Backend> backend, const TransformerConfig& model, DType compute,
+          const OptimizerConfig& optimizer = rules())
       : backend_(std::move(backend)), collectives_(make_single_collectives()) {
     const Value losses = transformer(tape_, model, kBatch, kContext);
     parameters_ = std::make_unique<Parameters>(tape_, *backend_, compute, true);
     ProgramOptions options;
     options.compute = compute;
     program_ = std::make_unique<Program>(tape_, losses, *parameters_, options);
-    optimizer_ = std::make_unique<DistributedOptimizer>(*backend_, *parameters_, rules(), *collectives_,
+    optimizer_ = std::make_unique<DistributedOptimizer>(*backend_, *parameters_, optimizer, *collectives_,
                                                         DistributedOptions{});
     loss_ = backend_->allocate(sizeof(double), "the loss");
     optimizer_->initialize(3);
@@ -106,18 +109,27 @@ class Trained {
   }
   // The mean loss of a step of two micro-batches.
   double step(int step) {
+    const auto result = ask(step);
+    const auto known = result && result->step == step ? result : optimizer_->finish_step();
+    EXPECT_TRUE(known && known->report.finite && known->step == step);
+    return known ? known->loss / (2 * kBatch * kContext) : NAN;
+  }
+  // What is known when all of the step is asked for; `more` is added to its loss.
+  std::optional<DistributedOptimizer::StepResult> ask(int step, double more = 0) {
     const Tensor total = loss_->view(DType::f64, {1});
-    backend_->fill(total, 0);
+    backend_->fill(total, more);
     for (int micro = 0; micro < 2; ++micro) {
       program_->set_input("tokens", tokens(2 * step + micro, false));
       program_->set_input("targets", tokens(2 * step + micro, true));
       program_->forward_backward(1.0 / (2 * kBatch * kContext), micro > 0);
       program_->add_result_to(total);
     }
-    DistributedOptimizer::StepSums sums;
-    EXPECT_TRUE(optimizer_->step(step, 1, total, {}, sums).finite);
-    return sums.loss / (2 * kBatch * kContext);
+    if (std::exchange(spoils_, false)) backend_->fill(parameters_->view(0).gradient, INFINITY);
+    return optimizer_->step(step, 1, total, {});
   }
+  std::optional<DistributedOptimizer::StepResult> finish() { return optimizer_->finish_step(); }
+  void spoil_gradient() { spoils_ = true; }  // of the next step
+  void restart() { optimizer_->restart(3); }
   std::vector<float> gradient(std::size_t i) {
     const Tensor g = parameters_->view(i).gradient;
     std::vector<float> values(static_cast<std::size_t>(g.numel()));
@@ -138,6 +150,7 @@ class Trained {
   std::unique_ptr<Program> program_;
   std::unique_ptr<DistributedOptimizer> optimizer_;
   std::unique_ptr<Buffer> loss_;
+  bool spoils_ = false;
 };
 
 class CudaTraining : public testing::TestWithParam<Device> {
@@ -223,12 +236,71 @@ TEST_P(CudaTraining, AStepWaitsOnceAndAllocatesNothing) {
   for (int step = 0; step < 3; ++step) run.step(step);  // runs, records, replays
   for (int step = 3; step < 6; ++step) {
     const emulator::Counts before = emulator::counts();
-    run.step(step);
+    const auto result = run.ask(step);
     const emulator::Counts after = emulator::counts();
-    EXPECT_EQ(after.synchronizations - before.synchronizations, 1);
+    EXPECT_EQ(result.has_value(), step > 3);
+    if (result) {
+      EXPECT_EQ(result->step, step - 1);
+    }
+    EXPECT_EQ(after.synchronizations - before.synchronizations, step > 3 ? 1 : 0);
+    EXPECT_EQ(after.not_waited_for > 0, step == 3) << "the wait is not the last of the step";
     EXPECT_EQ(after.allocations, before.allocations);
     EXPECT_EQ(after.graph_launches - before.graph_launches, 2);  // one for each micro-batch
   }
+  EXPECT_EQ(run.finish()->step, 5);
+  EXPECT_FALSE(run.finish());
+}
+
+// A rule whose kernels need to know the gradient's norm: the host waits for it, and knows this step.
+TEST_P(CudaTraining, ARuleThatNeedsTheHostsDecisionGetsIt) {
+  OptimizerConfig o = rules();
+  o.groups[0].finish.cautious = true;
+  Trained run(cuda(), modern(), DType::bf16, o);
+  for (int step = 0; step < 3; ++step) EXPECT_EQ(run.ask(step).value().step, step);
+  EXPECT_FALSE(run.finish());
+}
+
+// Which steps count is decided on the device as the host would: clipped, and with steps that are skipped.
+TEST_P(CudaTraining, TheDeviceDecidesAsTheHostDoes) {
+  OptimizerConfig late = rules();
+  late.clip = 0.05;
+  OptimizerConfig at_once = late;
+  at_once.average.from = 1000;  // not within this test; but rules that keep an average need the host
+  Trained a(cuda(), modern(), DType::bf16, late), b(cuda(), modern(), DType::bf16, at_once);
+  int skipped = 0;
+  for (int step = 0; step < 5; ++step) {
+    for (Trained* run : {&a, &b})
+      if (step == 2) run->spoil_gradient();
+    const auto known = b.ask(step).value();
+    a.ask(step);
+    const auto found = a.finish().value();
+    EXPECT_EQ(found.step, step);
+    EXPECT_EQ(found.loss, known.loss);
+    EXPECT_EQ(found.report.finite, known.report.finite);
+    EXPECT_EQ(found.report.matrices, known.report.matrices);
+    if (known.report.finite) {
+      EXPECT_EQ(found.report.gradient_norm, known.report.gradient_norm);
+      EXPECT_GT(known.report.gradient_norm, late.clip) << "nothing is clipped";
+    }
+    skipped += found.report.finite ? 0 : 1;
+    EXPECT_EQ(a.hash(), b.hash()) << step;
+  }
+  EXPECT_EQ(skipped, 1);
+}
+
+TEST_P(CudaTraining, AfterALossThatIsNotFiniteNothingChanges) {
+  Trained run(cuda(), gpt2(), DType::f32);
+  run.step(0);
+  const std::uint64_t before = run.hash();
+  run.ask(1, NAN);
+  EXPECT_TRUE(std::isnan(run.ask(2)->loss));  // asked for before the host knew of the first
+  const auto last = run.finish().value();
+  EXPECT_TRUE(std::isfinite(last.loss));
+  EXPECT_EQ(run.hash(), before);
+  run.restart();
+  Trained fresh(cuda(), gpt2(), DType::f32);
+  EXPECT_EQ(run.step(0), fresh.step(0));
+  EXPECT_EQ(run.hash(), fresh.hash());
 }
 
 // Kernels share scratch memory that grows when one needs more; what was recorded before has the old address.

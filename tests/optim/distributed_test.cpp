@@ -145,15 +145,15 @@ Outcome train(const Setting& s) {
         program.add_result_to(loss_sum);
         for (const double l : program.host_result()) loss += l;
       }
-      DistributedOptimizer::StepSums sums;
-      double ones[] = {1};
-      const StepReport report = optimizer.step(step, 1, loss_sum, ones, sums);
-      EXPECT_NEAR(sums.own_loss, loss, 1e-12 * loss);
-      EXPECT_EQ(ones[0], s.ranks);
-      matrices += report.matrices;
+      const auto result = optimizer.step(step, 1, loss_sum, std::vector<double>{1}).value();
+      EXPECT_EQ(result.step, step);
+      EXPECT_NEAR(result.own_loss, loss, 1e-12 * loss);
+      EXPECT_EQ(result.sums[0], s.ranks);
+      EXPECT_FALSE(optimizer.finish_step()) << "a host knows at once";
+      matrices += result.report.matrices;
       if (c.rank() == 0) {
-        outcome.losses.push_back(sums.loss * scale);
-        outcome.norms.push_back(report.gradient_norm);
+        outcome.losses.push_back(result.loss * scale);
+        outcome.norms.push_back(result.report.gradient_norm);
       }
     }
     if (optimizer.has_average(s.steps)) {  // to and fro: what is seen then is the same everywhere too
@@ -343,10 +343,9 @@ TEST(Distributed, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
     if (c.rank() == 1) backend->fill(parameters.view(2).gradient, std::numeric_limits<double>::infinity());
     optimizer.release_gradients();
     double loss = 1;
-    DistributedOptimizer::StepSums sums;
-    EXPECT_FALSE(optimizer.step(0, 1, Tensor(&loss, DType::f64, {1}), {}, sums).finite)
-        << "rank " << c.rank();
-    EXPECT_EQ(sums.loss, 3);
+    const auto result = optimizer.step(0, 1, Tensor(&loss, DType::f64, {1}), {}).value();
+    EXPECT_FALSE(result.report.finite) << "rank " << c.rank();
+    EXPECT_EQ(result.loss, 3);
     optimizer.finish_weights();
     for (std::size_t i = 0; i < parameters.size(); ++i) EXPECT_EQ(parameters.hash(i), before[i]);
   });
@@ -364,11 +363,10 @@ TEST(Distributed, ALossThatIsNoNumberOnOneRankSkipsTheStepOnAll) {
     const std::uint64_t before = parameters.hash();
     double loss = c.rank() == 1 ? std::numeric_limits<double>::quiet_NaN() : 1;
     optimizer.release_gradients();
-    DistributedOptimizer::StepSums sums;
-    EXPECT_FALSE(optimizer.step(0, 1, Tensor(&loss, DType::f64, {1}), {}, sums).finite)
-        << "rank " << c.rank();
-    EXPECT_EQ(std::isfinite(sums.own_loss), c.rank() != 1);
-    EXPECT_FALSE(std::isfinite(sums.loss));
+    const auto result = optimizer.step(0, 1, Tensor(&loss, DType::f64, {1}), {}).value();
+    EXPECT_FALSE(result.report.finite) << "rank " << c.rank();
+    EXPECT_EQ(std::isfinite(result.own_loss), c.rank() != 1);
+    EXPECT_FALSE(std::isfinite(result.loss));
     optimizer.finish_weights();
     EXPECT_EQ(parameters.hash(), before);
   });

@@ -137,6 +137,70 @@ TEST_P(OptimizerTest, StateRestoredGoesOnBitForBit) {
   EXPECT_EQ(everything(p, a), everything(q, b));
 }
 
+// Clipped, skipped, and with momentum as a sum: what the host would decide, decided where the sums are.
+TEST_P(OptimizerTest, AnUpdateThatTheHostHasNotDecidedIsTheSame) {
+  for (const double clip : {0.0, 0.3, 1e9}) {
+    Problem p(GetParam()), q(GetParam());
+    add_model(p);
+    add_model(q);
+    OptimizerConfig config = usual_config(clip);
+    MuonOptions muon;
+    muon.momentum_form = MomentumForm::sum;
+    muon.momentum_warmup = {0.7, 5};
+    config.groups[0].rule = muon;
+    Optimizer a(*p.backend, p.views(), config), b(*q.backend, q.views(), config);
+    ASSERT_TRUE(b.updates_late());
+    const auto memory = q.backend->allocate(2 * sizeof(double), "sums");
+    const Tensor squares = memory->view(DType::f64, {1}),
+                 loss = memory->view(DType::f64, {1}, sizeof(double));
+    q.backend->fill(loss, 3);
+    for (int step = 0; step < 5; ++step) {
+      for (Problem* problem : {&p, &q}) {
+        random_gradients(*problem, 10 + static_cast<std::uint64_t>(step));
+        if (step == 2) problem->backend->fill(problem->views()[3].gradient, INFINITY);
+      }
+      const StepReport known = a.step(step, 0.5);
+      EXPECT_EQ(known.finite, step != 2);
+      q.backend->fill(squares, 0);
+      b.add_gradient_squares(squares);
+      EXPECT_EQ(b.update_late(step, 0.5, squares, loss), 5);
+      EXPECT_EQ(everything(p, a), everything(q, b)) << "step " << step << ", clip " << clip;
+    }
+    const auto before = everything(q, b);
+    q.backend->fill(loss, NAN);
+    b.update_late(5, 1, squares, loss);
+    q.backend->fill(loss, 3);
+    b.update_late(6, 1, squares, loss);
+    EXPECT_EQ(everything(q, b), before) << "after a loss that is not finite";
+  }
+}
+
+TEST_P(OptimizerTest, RulesThatNeedTheHostsDecisionSaySo) {
+  Problem p(GetParam());
+  add_model(p);
+  const auto late = [&](const OptimizerConfig& config) {
+    return Optimizer(*p.backend, p.views(), config).updates_late();
+  };
+  EXPECT_TRUE(late(usual_config()));
+  for (const std::size_t group : {0, 1, 2}) {
+    OptimizerConfig config = usual_config();
+    config.groups[group].finish.cautious = true;
+    EXPECT_FALSE(late(config)) << group;
+  }
+  OptimizerConfig config = usual_config();
+  config.groups[0].look_ahead.strength = 0.1;
+  EXPECT_FALSE(late(config));
+  config = usual_config();
+  config.average.from = 1;
+  EXPECT_FALSE(late(config));
+  // A group that the model has nothing for does not matter.
+  Problem matrix(GetParam());
+  matrix.add("h.0.up", {64, 16}, Role::hidden);
+  config = usual_config();
+  config.groups[1].finish.cautious = true;
+  EXPECT_TRUE(Optimizer(*matrix.backend, matrix.views(), config).updates_late());
+}
+
 TEST_P(OptimizerTest, AProfiledStepIsAStep) {
   Problem p(GetParam()), q(GetParam());
   add_model(p);

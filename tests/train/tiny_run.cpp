@@ -124,11 +124,16 @@ std::vector<std::string> named(const std::string& run, std::vector<std::string> 
 }
 
 std::string train(const std::string& config, const std::vector<std::string>& overrides, Existing existing) {
+  const auto backend = make_backend(load_config(config, overrides).compute);
+  return train_on(*backend, config, overrides, existing);
+}
+
+std::string train_on(Backend& backend, const std::string& config, const std::vector<std::string>& overrides,
+                     Existing existing) {
   Captured captured;
   const auto collectives = make_single_collectives();
   const TrainRequest request{config, overrides, existing == Existing::resume, existing == Existing::force};
-  const auto backend = make_backend(load_config(request.config, request.overrides).compute);
-  Trainer(request, *collectives, Launch{}, *backend).run();
+  Trainer(request, *collectives, Launch{}, backend).run();
   return captured.take();
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/loader.h"
+#include "kernels/backend.h"
 #include "tests/train/scratch_directory.h"
 #include "train/metrics.h"
 
@@ -43,6 +44,10 @@ enum class Existing : std::uint8_t { refuse, resume, force };
 // `spectrain train` within this process; returns what it printed.
 std::string train(const std::string& config, const std::vector<std::string>& overrides,
                   Existing existing = Existing::refuse);
+
+// The same on a backend of the caller's, whatever the configuration's device.
+std::string train_on(Backend& backend, const std::string& config, const std::vector<std::string>& overrides,
+                     Existing existing = Existing::refuse);
 
 // Copies a run's directory, leaving out checkpoints after `step`.
 void copy_run(const TinyRun& tiny, const std::string& from, const std::string& to, std::int64_t step);
