@@ -258,7 +258,6 @@ void Trainer::run() {
     const std::int64_t every = config_.train.checkpoint.every;
     if (every > 0 && step % every == 0 && step < last_) save(step);
   }
-  settle();
   if (step == last_ && !validated(step)) validate(step);
   optimizer_->compare_weights(step);
   if (last_saved_ != step) save(step);

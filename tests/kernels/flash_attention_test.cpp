@@ -251,10 +251,13 @@ TEST_P(FlashAttention, SeveralSequencesAndGroups) {
   expect_all(c, calls, Way::flash);
 }
 
-// A window's border in every place relative to tiles of 64 keys and to the 32 rows of a warp.
+// A window's border in every place relative to tiles of 64 and 128 keys and to the 16 or 32 rows of a warp:
+// with 138 and 141 the first tile is hidden from the second half of a warp's rows alone, and from nothing
+// else.
 TEST_P(FlashAttention, SeesAWindow) {
   AttentionCalls calls(options());
-  const std::vector<std::int64_t> all = {1, 2, 33, 63, 64, 65, 128, 129, 150, 1000}, some = {64, 129};
+  const std::vector<std::int64_t> all = {1, 2, 33, 63, 64, 65, 128, 129, 138, 141, 150, 1000},
+                                  some = {64, 129};
   for (const std::int64_t window : in_order() ? all : some) {
     SCOPED_TRACE(window);
     Case c({.batch = 1, .context = 150, .heads = 2, .kv_heads = 1, .head_dim = window % 2 ? 64 : 128},
