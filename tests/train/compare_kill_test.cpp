@@ -16,21 +16,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of a process, by its directory in /proc; one may end while it is read, and then has none.
-std::string arguments_of(const std::filesystem::path& process) {
-  try {
-    return contents_of(process / "cmdline");
-  } catch (const std::exception&) {
-    return {};
-  }
-}
-
 // Processes of this machine whose arguments name the directory.
 std::vector<pid_t> processes_of(const std::string& directory) {
   std::vector<pid_t> found;
   std::error_code none;
   for (std::filesystem::directory_iterator it("/proc", none), end; !none && it != end; it.increment(none))
-    if (arguments_of(it->path()).find(directory) != std::string::npos)
+    if (contents_of(it->path() / "cmdline").find(directory) != std::string::npos)
       found.push_back(static_cast<pid_t>(std::stol(it->path().filename().string())));
   return found;
 }

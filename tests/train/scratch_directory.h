@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <string>
 
 namespace spectrain {
@@ -31,9 +32,12 @@ class ScratchDirectory {
   std::string path_;
 };
 
+// What can be read of a file: nothing where it is not there, or is that of a process that ends meanwhile.
 inline std::string contents_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  const std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
 }
 
 inline void put_contents(const std::string& path, const std::string& text) {
