@@ -69,6 +69,11 @@ void change_weights(const std::string& config, const std::vector<std::string>& o
                     const std::string& checkpoints,
                     const std::function<void(const std::string&, std::span<float>)>& change);
 
+// The same so that losses stay finite and gradients do not: a gain of 1e29 that the next matrix takes back
+// leaves the loss as it is; the matrix' gradient is 1e29 times what flows back, which another pair of that
+// kind makes large.
+void spoil_gradients(const TinyRun& tiny, const std::string& run);
+
 // ---- the program itself
 
 struct Finished {
