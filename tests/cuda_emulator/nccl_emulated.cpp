@@ -4,8 +4,10 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "cuda_runtime.h"
 #include "kernels/collectives.h"
@@ -47,9 +49,41 @@ DType dtype_of(ncclDataType_t type) {
   return DType::f32;
 }
 
-Tensor view(const void* data, std::size_t count, ncclDataType_t type) {
-  return {const_cast<void*>(data), dtype_of(type), {static_cast<std::int64_t>(count)}};
-}
+// `count` elements at `data`; null: none.
+struct Place {
+  void* data = nullptr;
+  std::size_t count = 0;
+};
+
+// What an operation reads and writes, and how it is asked for; `from` and `to` are the same where it works in
+// place.
+struct Operation {
+  Place from, to;
+  ncclDataType_t type;
+  std::function<spectrain::Event(Collectives&, const Tensor& from, const Tensor& to)> call;
+};
+
+// Memory of the host's that stands for a place of the device's.
+class Copy {
+ public:
+  Copy(const Place& place, ncclDataType_t type)
+      : device_(place.data),
+        dtype_(dtype_of(type)),
+        shape_{static_cast<std::int64_t>(place.count)},
+        bytes_(place.data ? place.count * size_of(dtype_) : 0) {
+    if (!bytes_.empty()) std::memcpy(bytes_.data(), device_, bytes_.size());
+  }
+  Tensor view() { return {device_ ? bytes_.data() : nullptr, dtype_, shape_}; }
+  void give_back() const {
+    if (!bytes_.empty()) std::memcpy(device_, bytes_.data(), bytes_.size());
+  }
+
+ private:
+  void* device_;
+  DType dtype_;
+  spectrain::Shape shape_;
+  std::vector<std::byte> bytes_;
+};
 
 }  // namespace
 
@@ -95,21 +129,24 @@ struct EmulatedNccl {
   }
 
   // In the stream's order, on the thread that waits for it.
-  void run(Work next) {
+  void run(const Operation& o) {
     std::unique_lock lock(mutex);
     if (aborted) return;
-    queue.push_back(std::move(next));
+    const auto from = std::make_shared<Copy>(o.from, o.type);
+    const auto to = o.to.data == o.from.data ? from : std::make_shared<Copy>(o.to, o.type);
+    queue.push_back([from, to, call = o.call](Collectives& c) { return call(c, from->view(), to->view()); });
     const std::size_t mine = ++begun;
     changed.notify_all();
     changed.wait(lock, [&] { return aborted || done >= mine; });
+    if (done >= mine) to->give_back();
   }
 
-  ncclResult_t put(cudaStream_t stream, Work next) {
+  ncclResult_t put(cudaStream_t stream, Operation operation) {
     const std::lock_guard lock(mutex);
     if (!joined || pending || aborted || std::this_thread::get_id() != owner) return ncclInvalidUsage;
     if (error != ncclSuccess) return error;
-    auto enqueue = [this, stream, next = std::move(next)] {
-      spectrain::emulator::enqueue(stream, [this, next] { run(next); });
+    auto enqueue = [this, stream, o = std::move(operation)] {
+      spectrain::emulator::enqueue(stream, [this, o] { run(o); });
     };
     if (++calls % 3 != 0) {
       enqueue();
@@ -192,39 +229,51 @@ const char* ncclGetLastError(ncclComm_t) { return ""; }
 ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type, ncclRedOp_t op,
                            ncclComm_t c, cudaStream_t stream) {
   if (from != to || count == 0) return ncclInvalidArgument;  // what is not used here is not made
-  return c->put(stream, [=](Collectives& tcp) {
-    return tcp.all_reduce(view(to, count, type),
-                          op == ncclSum ? spectrain::Reduce::sum : spectrain::Reduce::max, "emulated");
-  });
+  const auto how = op == ncclSum ? spectrain::Reduce::sum : spectrain::Reduce::max;
+  return c->put(stream,
+                {{to, count}, {to, count}, type, [how](Collectives& tcp, const Tensor& x, const Tensor&) {
+                   return tcp.all_reduce(x, how, "emulated");
+                 }});
 }
 ncclResult_t ncclReduceScatter(const void* from, void* to, std::size_t count, ncclDataType_t type,
                                ncclRedOp_t op, ncclComm_t c, cudaStream_t stream) {
   if (op != ncclSum || count == 0) return ncclInvalidArgument;
   const std::size_t whole = count * static_cast<std::size_t>(c->ranks);
-  return c->put(stream, [=](Collectives& tcp) {
-    return tcp.reduce_scatter(view(from, whole, type), view(to, count, type), "emulated");
-  });
+  return c->put(stream, {{const_cast<void*>(from), whole},
+                         {to, count},
+                         type,
+                         [](Collectives& tcp, const Tensor& all, const Tensor& part) {
+                           return tcp.reduce_scatter(all, part, "emulated");
+                         }});
 }
 ncclResult_t ncclReduce(const void* from, void* to, std::size_t count, ncclDataType_t type, ncclRedOp_t op,
                         int root, ncclComm_t c, cudaStream_t stream) {
   if (op != ncclSum || count == 0) return ncclInvalidArgument;
-  return c->put(stream, [=](Collectives& tcp) {
-    return tcp.reduce(view(from, count, type), view(to, count, type), root, "emulated");
-  });
+  return c->put(stream, {{const_cast<void*>(from), count},
+                         {to, count},
+                         type,
+                         [root](Collectives& tcp, const Tensor& mine, const Tensor& sum) {
+                           return tcp.reduce(mine, sum, root, "emulated");
+                         }});
 }
 ncclResult_t ncclAllGather(const void* from, void* to, std::size_t count, ncclDataType_t type, ncclComm_t c,
                            cudaStream_t stream) {
   if (count == 0) return ncclInvalidArgument;
   const std::size_t whole = count * static_cast<std::size_t>(c->ranks);
-  return c->put(stream, [=](Collectives& tcp) {
-    return tcp.all_gather(view(from, count, type), view(to, whole, type), "emulated");
-  });
+  return c->put(stream, {{const_cast<void*>(from), count},
+                         {to, whole},
+                         type,
+                         [](Collectives& tcp, const Tensor& part, const Tensor& all) {
+                           return tcp.all_gather(part, all, "emulated");
+                         }});
 }
 ncclResult_t ncclBroadcast(const void* from, void* to, std::size_t count, ncclDataType_t type, int root,
                            ncclComm_t c, cudaStream_t stream) {
   if (from != to || count == 0) return ncclInvalidArgument;
   return c->put(stream,
-                [=](Collectives& tcp) { return tcp.broadcast(view(to, count, type), root, "emulated"); });
+                {{to, count}, {to, count}, type, [root](Collectives& tcp, const Tensor& x, const Tensor&) {
+                   return tcp.broadcast(x, root, "emulated");
+                 }});
 }
 
 namespace spectrain {
