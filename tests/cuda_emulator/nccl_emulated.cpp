@@ -53,6 +53,7 @@ DType dtype_of(ncclDataType_t type) {
 struct Place {
   void* data = nullptr;
   std::size_t count = 0;
+  bool operator==(const Place&) const = default;
 };
 
 // What an operation reads and writes, and how it is asked for; `from` and `to` are the same where it works in
@@ -133,7 +134,7 @@ struct EmulatedNccl {
     std::unique_lock lock(mutex);
     if (aborted) return;
     const auto from = std::make_shared<Copy>(o.from, o.type);
-    const auto to = o.to.data == o.from.data ? from : std::make_shared<Copy>(o.to, o.type);
+    const auto to = o.to == o.from ? from : std::make_shared<Copy>(o.to, o.type);
     queue.push_back([from, to, call = o.call](Collectives& c) { return call(c, from->view(), to->view()); });
     const std::size_t mine = ++begun;
     changed.notify_all();
