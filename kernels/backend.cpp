@@ -24,9 +24,13 @@ void ReductionKernels::add_squares(std::span<const Tensor> xs, const Tensor& tot
   for (const Tensor& x : xs) *total.as<double>() += sum_of_squares(x);
 }
 
-std::optional<double> seen(const GradientScale& scale) {
-  const double product = scale.late ? scale.value * *scale.late.as<double>() : scale.value;
-  return std::isnan(product) ? std::nullopt : std::optional(product);
+double seen(const Number& number) {
+  return number.late ? number.value * *number.late.as<double>() : number.value;
+}
+
+std::array<double, AdamWStep::kRates> AdamWStep::rates() const {
+  const auto t = static_cast<double>(step);
+  return {lr, 1 - std::pow(beta1, t), 1 - std::pow(beta2, t)};
 }
 
 void OptimizerKernels::clip_factor(const Tensor& squares, const Tensor& loss, double clip,

@@ -1,8 +1,9 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
 #include <span>
 
 #include "kernels/formula.h"
@@ -15,24 +16,40 @@ namespace spectrain {
 
 // ---------------------------------------------------------------------------------------------- optimizer
 
-// What gradients are multiplied by before they count (clipping): `value`, or value * late where the host has
-// not waited for it (clip_factor() below): late [1] f64 lies in the backend's memory. Where that is NaN, the
-// call changes nothing.
-struct GradientScale {
+// A number that kernels take: `value`, or value * late where that is read when they run: late [1] f64 lies in
+// the backend's memory. For what the host has not waited for, and for recorded work that is to find another
+// number there each time.
+struct Number {
   double value = 1;
   Tensor late = {};
-  GradientScale() = default;
-  GradientScale(double number, const Tensor& unseen = {}) : value(number), late(unseen) {}
+  Number() = default;
+  Number(double number, const Tensor& unseen = {}) : value(number), late(unseen) {}
 };
-// The product, for backends in memory that the host can read; nothing: the call is to change nothing.
-std::optional<double> seen(const GradientScale& scale);
+// The product, for backends in memory that the host can read.
+double seen(const Number& number);
+
+// gradient_scale: what gradients are multiplied by before they count (clip_factor() below). Where it is NaN,
+// a call changes nothing.
 
 // One AdamW element: m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
 // w = w (1 - lr decay) - lr (m / c1) / (sqrt(v / c2) + eps),  c = 1 - b^step  (Loshchilov, Hutter 2019)
 struct AdamWStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
   std::int64_t step = 1;  // counts from 1
-  GradientScale gradient_scale = {};
+  Number gradient_scale = {};
+  // Empty, or [3] f64 in the backend's memory: the rates of a step, in place of those of lr and step.
+  Tensor late_rates = {};
+  static constexpr std::size_t kRates = 3;
+  std::array<double, kRates> rates() const;  // lr, c1, c2
+};
+
+// One element of momentum: m = mu m + (1-mu) g', g' = gradient_scale weight g;
+// u = nesterov ? mu m + (1-mu) g' : m.
+struct MomentumStep {
+  Number mu = 0.95;
+  bool nesterov = true;
+  Number weight = {};  // 1 / (1 - mu) makes a sum of the average
+  Number gradient_scale = {};
 };
 
 // What one call updates of each of many tensors: a model has a hundred small ones, which a device does better
@@ -52,26 +69,23 @@ struct UpdatePart {
 class OptimizerKernels {
  public:
   virtual void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) = 0;
-  // m = mu m + (1-mu) g', g' = gradient_scale g;  u = nesterov ? mu m + (1-mu) g' : m.
-  virtual void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                            std::span<const MomentumPart> parts) = 0;
-  // w = keep w - step u (decoupled decay: keep = 1 - lr decay; step = lr * shape scale). late: empty, or as
-  // in GradientScale: NaN there, and nothing changes.
-  virtual void apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                            const Tensor& late) = 0;
+  virtual void ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) = 0;
+  // w = keep w - step u (decoupled decay: keep = 1 - lr decay; step = lr * shape scale). verdict: empty, or
+  // [1] f64 in the backend's memory: NaN there, and nothing changes.
+  virtual void apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                            const Tensor& verdict) = 0;
   void adamw(const AdamWStep& s, std::initializer_list<AdamWPart> parts) {
     adamw(s, std::span(parts.begin(), parts.size()));
   }
-  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                    std::initializer_list<MomentumPart> parts) {
-    ema_momentum(gradient_scale, mu, nesterov, std::span(parts.begin(), parts.size()));
+  void ema_momentum(const MomentumStep& s, std::initializer_list<MomentumPart> parts) {
+    ema_momentum(s, std::span(parts.begin(), parts.size()));
   }
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts) {
+  void apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts) {
     apply_update(keep, step, parts, Tensor());
   }
-  void apply_update(double keep, double step, std::initializer_list<UpdatePart> parts,
-                    const Tensor& late = {}) {
-    apply_update(keep, step, std::span(parts.begin(), parts.size()), late);
+  void apply_update(const Number& keep, const Number& step, std::initializer_list<UpdatePart> parts,
+                    const Tensor& verdict = {}) {
+    apply_update(keep, step, std::span(parts.begin(), parts.size()), verdict);
   }
   // What a step's gradients are to be multiplied by, found without the host: squares [1] f64, the sum of
   // their squares, loss [1] f64, verdict [2] f64:

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "kernels/repeated_work.h"
 #include "model/operations.h"
 #include "model/plan.h"
 
@@ -260,9 +262,8 @@ struct Program::Impl {
   Tensor result_tensor;
   // A kind of pass, and what was recorded of it.
   struct Recorded {
-    bool ran = false, recordable = true;
     double gradient_scale = 0;
-    std::unique_ptr<Replay> replay;
+    RepeatedWork work;
   };
   enum PassKind { evaluation, overwriting, accumulating };
   Recorded recorded[3];
@@ -277,22 +278,9 @@ struct Program::Impl {
     Recorded& r = recorded[kind];
     const Range range(backend, kind == evaluation ? "forward" : "forward and backward");
     const bool hooked = (hooks.before_use || hooks.gradient_done) && !(hooks.idle && hooks.idle());
-    if (!backend.asynchronous() || hooked || !r.recordable) return pass();
-    if (r.gradient_scale != gradient_scale) r = Recorded{};
-    r.gradient_scale = gradient_scale;
-    if (!r.ran) {
-      // What a backend chooses or allocates at the first use of a shape belongs into no recording.
-      r.ran = true;
-      return pass();
-    }
-    if (!r.replay) {
-      r.replay = backend.record(pass);
-      if (!r.replay) {
-        r.recordable = false;
-        return pass();
-      }
-    }
-    r.replay->run();
+    if (hooked) return pass();
+    if (std::exchange(r.gradient_scale, gradient_scale) != gradient_scale) r.work.forget();
+    r.work.run(backend, pass);
   }
 
   std::vector<std::string> names;  // of the values each step makes, for messages

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "optim/adam_moments.h"
 #include "optim/check_option.h"
 #include "optim/registry.h"
@@ -36,6 +38,21 @@ class FusedAdamW final : public UpdateRule {
   }
 
   void update(const StepContext& context, std::span<const Part> parts) override {
+    AdamWStep step = step_of(context);
+    step.gradient_scale = context.scale();
+    step.late_rates = context.numbers;
+    together_.clear();
+    for (const Part& p : parts) together_.push_back({p.weight, p.gradient, p.state[0], p.state[1]});
+    backend_->adamw(step, together_);
+  }
+  bool takes_late_scale() const override { return true; }
+  std::size_t numbers() const override { return AdamWStep::kRates; }
+  void numbers_at(const StepContext& context, std::span<double> numbers) const override {
+    std::ranges::copy(step_of(context).rates(), numbers.begin());
+  }
+
+ private:
+  AdamWStep step_of(const StepContext& context) const {
     AdamWStep step;
     step.lr = finish_.rate(context);
     step.beta1 = options_.beta1;
@@ -43,14 +60,9 @@ class FusedAdamW final : public UpdateRule {
     step.eps = options_.eps;
     step.weight_decay = options_.weight_decay;
     step.step = context.step + 1;
-    step.gradient_scale = context.scale();
-    together_.clear();
-    for (const Part& p : parts) together_.push_back({p.weight, p.gradient, p.state[0], p.state[1]});
-    backend_->adamw(step, together_);
+    return step;
   }
-  bool takes_late_scale() const override { return true; }
 
- private:
   AdamWOptions options_;
   Finish finish_;
   Backend* backend_ = nullptr;

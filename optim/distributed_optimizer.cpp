@@ -281,9 +281,13 @@ std::optional<DistributedOptimizer::StepResult> DistributedOptimizer::Impl::upda
   now.read->ask(entries(0, kEntries));
   now.step = step;
   now.asked = true;
-  now.matrices = optimizer->update_late(step, lr_factor, entries(kSquares, 1), entries(kLoss, 1));
   parameters.set_steps(step + 1);
-  publish();
+  // What is sent, or rounded by the step's number, cannot be recorded.
+  const bool by_itself = traffic || parameters.rounds_stochastically();
+  now.matrices = optimizer->update_late(
+      step, lr_factor, entries(kSquares, 1), entries(kLoss, 1),
+      by_itself ? std::function<void()>() : [this] { publish(); });
+  if (by_itself) publish();
   return take(before);
 }
 

@@ -190,8 +190,8 @@ void Finish::prepare(Backend& backend, std::span<const Shape> parts) {
 void Finish::apply(const StepContext& context, const Part& part, std::size_t first_slot,
                    const Tensor& direction, double factor) {
   if (plain()) {
-    backend_->apply_update(1 - decay(context), rate(context) * factor, {{part.weight, direction}},
-                           context.late_scale);
+    const UpdatePart one[] = {{part.weight, direction}};
+    apply_plain(context, one, factor);
     return;
   }
   if (options_.constraint == Constraint::hyperball) {
@@ -226,8 +226,19 @@ void Finish::apply(const StepContext& context, std::span<const Part* const> part
     else
       apply(context, part, first_slot, direction, factor);
   }
-  if (plain())
-    backend_->apply_update(1 - decay(context), rate(context) * factor, together_, context.late_scale);
+  if (plain()) apply_plain(context, together_, factor);
+}
+
+void Finish::numbers_at(const StepContext& context, std::span<double> numbers) const {
+  numbers[kKeep] = 1 - decay(context);
+  numbers[kRate] = rate(context);
+}
+
+void Finish::apply_plain(const StepContext& context, std::span<const UpdatePart> parts, double factor) {
+  double numbers[kNumbers];
+  numbers_at(context, numbers);
+  backend_->apply_update(context.number(kKeep, numbers[kKeep]), context.number(kRate, numbers[kRate], factor),
+                         parts, context.late_scale);
 }
 
 void Finish::apply_hyperball(const StepContext& context, const Part& part, const Tensor& radius,

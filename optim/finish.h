@@ -76,6 +76,9 @@ class Finish {
   double flops(const Shape& part) const;
   std::size_t workspace_bytes(std::span<const Shape> parts, const BackendSizes& backend) const;
   void prepare(Backend& backend, std::span<const Shape> parts);
+  // Those of a plain finish that change from step to step, which context.numbers has where it is given.
+  enum : std::uint8_t { kKeep, kRate, kNumbers };
+  void numbers_at(const StepContext& context, std::span<double> numbers) const;
   // direction: the part's shape, any float dtype, not written. first_slot: where state() begins in
   // part.state. Throws Error at step 0 for hyperball and a weight of zeros.
   void apply(const StepContext& context, const Part& part, std::size_t first_slot, const Tensor& direction,
@@ -86,6 +89,7 @@ class Finish {
   void restart() { first_step_ = -1; }  // as in UpdateRule
 
  private:
+  void apply_plain(const StepContext& context, std::span<const UpdatePart> parts, double factor);
   void apply_hyperball(const StepContext& context, const Part& part, const Tensor& radius,
                        const Tensor& direction);
 

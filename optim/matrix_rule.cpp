@@ -103,6 +103,20 @@ bool MatrixRule::takes_late_scale() const {
                                         [](const auto& stage) { return stage->takes_late_scale(); });
 }
 
+std::size_t MatrixRule::numbers() const {
+  std::size_t sum = Finish::kNumbers;
+  for (const auto& stage : stages_) sum += stage->numbers();
+  return sum;
+}
+
+void MatrixRule::numbers_at(const StepContext& context, std::span<double> numbers) const {
+  for (const auto& stage : stages_) {
+    stage->numbers_at(context, numbers.first(stage->numbers()));
+    numbers = numbers.subspan(stage->numbers());
+  }
+  finish_.numbers_at(context, numbers);
+}
+
 void MatrixRule::restart() {
   for (const auto& stage : stages_) stage->restart();
   finish_.restart();
@@ -119,16 +133,25 @@ void MatrixRule::update(const StepContext& context, std::span<const Part> parts)
 
 void MatrixRule::update(const StepContext& context, std::span<const Part* const> parts) {
   MatrixBatch batch{parts, 0};
+  StepContext own = context;  // with the numbers of one stage
+  std::int64_t first = 0;
+  const auto take_numbers = [&](std::size_t count) {
+    if (!context.numbers) return;
+    own.numbers = part_of(context.numbers, first, static_cast<std::int64_t>(count));
+    first += static_cast<std::int64_t>(count);
+  };
   Tensor direction;
   for (const auto& stage : stages_) {
-    direction = stage->apply(context, batch, direction);
+    take_numbers(stage->numbers());
+    direction = stage->apply(own, batch, direction);
     batch.first_slot += stage->state(batch.shape()).size();
   }
   if (!direction) return;
+  take_numbers(Finish::kNumbers);
   const Shape& each = batch.shape();
   const double factor = settings_.factor ? settings_.factor(each)
                                          : shape_factor(settings_.shape_scale, each.rows(), each.cols());
-  finish_.apply(context, parts, batch.first_slot, direction, factor);
+  finish_.apply(own, parts, batch.first_slot, direction, factor);
 }
 
 }  // namespace spectrain

@@ -51,8 +51,11 @@ class MatrixStage {
   // Backend::apply_update() takes, in `in`'s memory or the stage's own. An empty tensor: this step leaves the
   // weights as they are, without decay.
   virtual Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) = 0;
-  virtual bool takes_late_scale() const { return false; }  // as in UpdateRule
-  virtual void restart() {}                                // as in UpdateRule
+  // As in UpdateRule; apply() is given a context with the stage's own numbers.
+  virtual bool takes_late_scale() const { return false; }
+  virtual std::size_t numbers() const { return 0; }
+  virtual void numbers_at(const StepContext& /*context*/, std::span<double> /*numbers*/) const {}
+  virtual void restart() {}
 };
 
 // Which parts are updated together: indices, those of one shape in their order, in chunks of nearly equal
@@ -104,6 +107,8 @@ class MatrixRule final : public UpdateRule {
   void prepare(Backend& backend, std::span<const Shape> parts) override;
   void update(const StepContext& context, std::span<const Part> parts) override;
   bool takes_late_scale() const override;
+  std::size_t numbers() const override;
+  void numbers_at(const StepContext& context, std::span<double> numbers) const override;
   void restart() override;
 
  private:

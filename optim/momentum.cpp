@@ -52,17 +52,24 @@ void Momentum::prepare(Backend& backend, std::span<const Shape> batches) {
 
 Tensor Momentum::apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) {
   const Tensor result = result_->view(backend_->master(), batch.stacked());
-  const double mu = momentum_at(options_.momentum_warmup, options_.momentum_cooldown, options_.momentum,
-                                context.step, context.steps);
-  // The kernel's average of gradients 1 / (1 - mu) times as large is their sum.
-  GradientScale scale = context.scale();
-  if (options_.momentum_form == MomentumForm::sum) scale.value *= 1 / (1 - mu);
+  double numbers[kNumbers];
+  numbers_at(context, numbers);
   together_.clear();
   for (std::int64_t i = 0; i < batch.size(); ++i)
     together_.push_back({in ? in.matrix(i).reshaped(batch.shape()) : batch.part(i).gradient,
                          batch.state(i, 0), result.matrix(i).reshaped(batch.shape())});
-  backend_->ema_momentum(scale, mu, options_.nesterov, together_);
+  backend_->ema_momentum({context.number(kMu, numbers[kMu]), options_.nesterov,
+                          context.number(kWeight, numbers[kWeight]), context.scale()},
+                         together_);
   return result;
+}
+
+void Momentum::numbers_at(const StepContext& context, std::span<double> numbers) const {
+  const double mu = momentum_at(options_.momentum_warmup, options_.momentum_cooldown, options_.momentum,
+                                context.step, context.steps);
+  numbers[kMu] = mu;
+  // The kernel's average of gradients 1 / (1 - mu) times as large is their sum.
+  numbers[kWeight] = options_.momentum_form == MomentumForm::sum ? 1 / (1 - mu) : 1;
 }
 
 std::size_t PlainGradient::workspace_bytes(std::span<const Shape> batches,

@@ -25,8 +25,11 @@ class Momentum final : public MatrixStage {
   void prepare(Backend& backend, std::span<const Shape> batches) override;
   Tensor apply(const StepContext& context, const MatrixBatch& batch, const Tensor& in) override;
   bool takes_late_scale() const override { return true; }
+  std::size_t numbers() const override { return kNumbers; }
+  void numbers_at(const StepContext& context, std::span<double> numbers) const override;
 
  private:
+  enum : std::uint8_t { kMu, kWeight, kNumbers };
   MomentumOptions options_;
   Backend* backend_ = nullptr;
   std::unique_ptr<Buffer> result_;

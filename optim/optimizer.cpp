@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/formulas_update.h"
+#include "kernels/repeated_work.h"
 #include "optim/after_step.h"
 #include "optim/groups.h"
 
@@ -43,13 +45,18 @@ struct Optimizer::Impl {
   std::vector<std::string> names;        // of their updates, for profilers
   std::vector<Tensor> gradients;         // what the norm is over: every trained element once
   std::vector<StateTensor> state;
-  std::unique_ptr<Buffer> total;  // [3] f64: of the squares, for step(); clip_factor()'s verdict
+  // f64: [1] the squares, for step(); [2] clip_factor()'s verdict; the numbers of a late step, of all rules.
+  std::unique_ptr<Buffer> total;
+  std::vector<double> numbers;  // those of this step
+  RepeatedWork late_work;
+  std::array<void*, 2> late_inputs = {};  // that it reads
   std::vector<MeasuredPart> measured;
 
   Impl(Backend& b, OptimizerPlan p, std::span<const Piece> pieces, std::span<const Tensor> weights,
        std::span<const Tensor> gradient_tensors, const OptimizerConfig& c)
       : backend(b), config(c), plan(std::move(p)) {
-    total = b.allocate(kTotals * sizeof(double), "the gradient's norm");
+    numbers.resize(numbers_of(plan));
+    total = b.allocate(total_bytes(plan), "the gradient's norm");
     b.fill(verdict(), 0);
     const StateLayout layout = layout_state(plan, pieces);
     if (layout.bytes > 0) {
@@ -78,11 +85,24 @@ struct Optimizer::Impl {
     }
   }
 
-  static constexpr std::int64_t kTotals = 3;
+  static constexpr std::size_t kTotals = 3;  // before the numbers
+  static std::size_t numbers_of(const OptimizerPlan& plan) {
+    std::size_t sum = 0;
+    for (const GroupPlan& g : plan.groups) sum += g.rule->numbers();
+    return sum;
+  }
+  static std::size_t total_bytes(const OptimizerPlan& plan) {
+    return (kTotals + numbers_of(plan)) * sizeof(double);
+  }
   Tensor verdict() const { return total->view(DType::f64, {2}, sizeof(double)); }
+  Tensor late_numbers() const {
+    return total->view(DType::f64, {static_cast<std::int64_t>(numbers.size())}, kTotals * sizeof(double));
+  }
+  void send_numbers(const StepContext& context);
   double sum_of_squares();  // of the gradients; the host waits
   StepContext context_of(std::int64_t step, double lr_factor, double squares) const;
-  std::int64_t update(const StepContext& context);  // of all groups; how many matrices by a matrix rule
+  void update(const StepContext& context);  // of all groups
+  std::int64_t matrices() const;            // that a matrix rule updates
   void update(std::size_t group, const StepContext& context);
   Work work_of(std::size_t group) const;
 
@@ -144,13 +164,31 @@ StepContext Optimizer::Impl::context_of(std::int64_t step, double lr_factor, dou
   return {step, lr_factor, clip_factor_of(squares, config.clip), config.steps};
 }
 
-std::int64_t Optimizer::Impl::update(const StepContext& context) {
-  std::int64_t matrices = 0;
+std::int64_t Optimizer::Impl::matrices() const {
+  std::int64_t sum = 0;
+  for (std::size_t g = 0; g < parts.size(); ++g)
+    if (plan.groups[g].rule->wants_matrices()) sum += static_cast<std::int64_t>(parts[g].size());
+  return sum;
+}
+
+void Optimizer::Impl::update(const StepContext& context) {
+  StepContext own = context;  // with the numbers of one rule
+  std::int64_t first = 0;
   for (std::size_t g = 0; g < parts.size(); ++g) {
-    update(g, context);
-    if (plan.groups[g].rule->wants_matrices()) matrices += static_cast<std::int64_t>(parts[g].size());
+    const auto count = static_cast<std::int64_t>(plan.groups[g].rule->numbers());
+    if (context.numbers) own.numbers = part_of(context.numbers, first, count);
+    first += count;
+    update(g, own);
   }
-  return matrices;
+}
+
+void Optimizer::Impl::send_numbers(const StepContext& context) {
+  std::span<double> left = numbers;
+  for (const GroupPlan& g : plan.groups) {
+    g.rule->numbers_at(context, left.first(g.rule->numbers()));
+    left = left.subspan(g.rule->numbers());
+  }
+  backend.copy_from_host(late_numbers(), numbers.data());
 }
 
 void Optimizer::Impl::update(std::size_t group, const StepContext& context) {
@@ -173,7 +211,9 @@ Work Optimizer::Impl::work_of(std::size_t group) const {
 
 StepReport Optimizer::update(std::int64_t step, double lr_factor, double squares) {
   StepReport report{std::sqrt(squares), std::isfinite(squares)};
-  if (report.finite) report.matrices = impl_->update(impl_->context_of(step, lr_factor, squares));
+  if (!report.finite) return report;
+  impl_->update(impl_->context_of(step, lr_factor, squares));
+  report.matrices = impl_->matrices();
   return report;
 }
 
@@ -183,12 +223,20 @@ bool Optimizer::updates_late() const {
 }
 
 std::int64_t Optimizer::update_late(std::int64_t step, double lr_factor, const Tensor& squares,
-                                    const Tensor& loss) {
-  const Tensor verdict = impl_->verdict();
-  impl_->backend.clip_factor(squares, loss, impl_->config.clip, verdict);
-  StepContext context{step, lr_factor, 1, impl_->config.steps};
-  context.late_scale = {verdict.data, DType::f64, {1}};
-  return impl_->update(context);
+                                    const Tensor& loss, const std::function<void()>& then) {
+  Impl& m = *impl_;
+  StepContext context{step, lr_factor, 1, m.config.steps};
+  m.send_numbers(context);
+  context.late_scale = part_of(m.verdict(), 0, 1);
+  context.numbers = m.late_numbers();
+  const std::array inputs = {squares.data, loss.data};
+  if (std::exchange(m.late_inputs, inputs) != inputs) m.late_work.forget();
+  m.late_work.run(m.backend, [&] {
+    m.backend.clip_factor(squares, loss, m.config.clip, m.verdict());
+    m.update(context);
+    if (then) then();
+  });
+  return m.matrices();
 }
 
 std::vector<TimedWork> Optimizer::profile(std::int64_t step, double lr_factor, const NowSeconds& now,
@@ -293,7 +341,7 @@ std::size_t Optimizer::state_bytes(std::span<const ParameterInfo> parameters, co
 std::size_t Optimizer::workspace_bytes(std::span<const ParameterInfo> parameters,
                                        const OptimizerConfig& config, const BackendSizes& backend) {
   const OptimizerPlan plan = plan_groups(pointers(parameters), config, backend.master());
-  return spectrain::workspace_bytes(plan, backend) + Impl::kTotals * sizeof(double);
+  return spectrain::workspace_bytes(plan, backend) + Impl::total_bytes(plan);
 }
 
 }  // namespace spectrain

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -115,8 +116,12 @@ class Optimizer {
   // device then decides by itself (OptimizerKernels::clip_factor), and everything is as update() would have
   // left it; after a loss that is not finite nothing changes any more, until restart(). Only where every rule
   // of the model takes_late_scale(), which is the same on all ranks. Returns StepReport::matrices.
+  // The device finds the numbers of a step in its memory, so that from the second step on the update is
+  // replayed as recorded, with what `then` asks for behind it: that must be the same in every step, and
+  // possible to record.
   bool updates_late() const;
-  std::int64_t update_late(std::int64_t step, double lr_factor, const Tensor& squares, const Tensor& loss);
+  std::int64_t update_late(std::int64_t step, double lr_factor, const Tensor& squares, const Tensor& loss,
+                           const std::function<void()>& then = {});
   // One step from the parameters' gradients, which are not written. step counts from 0; lr_factor is the
   // schedule's. With n the norm of all gradients together, each is taken as clip / n of itself when n > clip
   // > 0. A norm that is not finite leaves parameters and state as they were.

@@ -38,13 +38,25 @@ struct Part {
   std::vector<Tensor> state;
 };
 
+// count elements of x [n].
+inline Tensor part_of(const Tensor& x, std::int64_t first, std::int64_t count) {
+  return {
+      static_cast<std::byte*>(x.data) + static_cast<std::size_t>(first) * size_of(x.dtype), x.dtype, {count}};
+}
+
 struct StepContext {
   std::int64_t step = 0;      // from 0
   double lr_factor = 1;       // the schedule's
   double gradient_scale = 1;  // clipping: the gradient that counts is gradient_scale * gradient
   std::int64_t steps = 0;     // of the whole run; 0: not known
-  Tensor late_scale = {};     // where gradient_scale is not known yet (then it is 1): GradientScale::late
-  GradientScale scale() const { return {gradient_scale, late_scale}; }
+  // Of an update that the device decides, and that may be recorded (takes_late_scale()); else empty:
+  Tensor late_scale = {};  // the clip factor or NaN, where gradient_scale is not known yet (then it is 1)
+  Tensor numbers = {};     // [UpdateRule::numbers()] f64, those of this step, in the backend's memory
+  Number scale() const { return {gradient_scale, late_scale}; }
+  // factor * value, which numbers_at() has as number i.
+  Number number(std::int64_t i, double value, double factor = 1) const {
+    return numbers ? Number(factor, part_of(numbers, i, 1)) : Number(factor * value);
+  }
   double progress() const {  // in [0, 1)
     return steps > 0 ? static_cast<double>(step) / static_cast<double>(steps) : 0;
   }
@@ -81,8 +93,12 @@ class UpdateRule {
   // Allocates nothing; gradients are not written.
   virtual void update(const StepContext& context, std::span<const Part> parts) = 0;
   // Whether update() hands context.scale() to every kernel that changes state or weights, so that it may be
-  // asked for before anybody knows whether the step counts. (Kernels that do not take one need the number.)
+  // asked for before anybody knows whether the step counts, and context.numbers, so that it may be recorded
+  // and done again for other steps. (Kernels that do not take them need the numbers themselves.)
   virtual bool takes_late_scale() const { return false; }
+  // How many numbers of such an update change from step to step, such as learning rates, and what they are.
+  virtual std::size_t numbers() const { return 0; }
+  virtual void numbers_at(const StepContext& /*context*/, std::span<double> /*numbers*/) const {}
 
   // The state is zero again, and the next update is the first of a run, whatever its step: what this object
   // itself knows of an earlier one is forgotten.

@@ -87,10 +87,9 @@ class CpuBackend final : public Backend {
 
   // update.cpp
   void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) override;
-  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                    std::span<const MomentumPart> parts) override;
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                    const Tensor& late) override;
+  void ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) override;
+  void apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                    const Tensor& verdict) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
   void transpose(const Tensor& x, const Tensor& y) override;  // transpose.cpp
 

@@ -1,5 +1,6 @@
 #include "kernels/cpu/isa/update.h"
 
+#include <cmath>
 #include <type_traits>
 
 #include "kernels/adamw_factors.h"
@@ -25,10 +26,10 @@ void CpuBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
     require(p.w.dtype == DType::f32, "adamw", "w is not f32");
   }
   require(s.step >= 1, "adamw", "steps count from 1");
-  const std::optional<double> scale = seen(s.gradient_scale);
-  if (!scale) return;
-  AdamWFactors f = adamw_factors(s);
-  f.gradient_scale = static_cast<float>(*scale);
+  const double scale = seen(s.gradient_scale);
+  if (std::isnan(scale)) return;
+  const auto rates = s.rates();
+  const AdamWFactors f = adamw_factors(s, scale, s.late_rates ? s.late_rates.as<double>() : rates.data());
   const auto kernel = SPECTRAIN_ISA_SELECT(update_table).adamw;
   parallel_parts(
       threads_, parts, kElementGrain / 4, [](const AdamWPart& p) { return p.w.numel(); },
@@ -38,8 +39,7 @@ void CpuBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
       });
 }
 
-void CpuBackend::ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                              std::span<const MomentumPart> parts) {
+void CpuBackend::ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) {
   for (const MomentumPart& p : parts) {
     require_same(p.g, p.m, "ema_momentum", "g and m");
     require(p.g.dtype == DType::f32, "ema_momentum", "g is not f32");
@@ -47,34 +47,35 @@ void CpuBackend::ema_momentum(const GradientScale& gradient_scale, double mu, bo
     require(p.u.numel() == p.g.numel(), "ema_momentum", "g and u have different numbers of elements");
     require(p.u.dtype == parts[0].u.dtype, "ema_momentum", "u is not of one dtype in all parts");
   }
-  const std::optional<double> scale = seen(gradient_scale);
-  if (parts.empty() || !scale) return;
+  const double scale = seen(s.gradient_scale) * seen(s.weight), mu = seen(s.mu);
+  if (parts.empty() || std::isnan(scale)) return;
   const auto kernel = SPECTRAIN_ISA_SELECT(update_table).ema_momentum[parts[0].u.dtype == DType::bf16];
   parallel_parts(
       threads_, parts, kElementGrain / 4, [](const MomentumPart& p) { return p.g.numel(); },
       [&](const MomentumPart& p, std::int64_t begin, std::int64_t end) {
-        kernel(p.g.as<float>() + begin, static_cast<float>(*scale), static_cast<float>(mu),
-               static_cast<float>(1 - mu), nesterov, p.m.as<float>() + begin, at(p.u, begin), end - begin);
+        kernel(p.g.as<float>() + begin, static_cast<float>(scale), static_cast<float>(mu),
+               static_cast<float>(1 - mu), s.nesterov, p.m.as<float>() + begin, at(p.u, begin), end - begin);
       });
 }
 
-void CpuBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                              const Tensor& late) {
+void CpuBackend::apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                              const Tensor& verdict) {
   for (const UpdatePart& p : parts) {
     require(p.w.dtype == DType::f32, "apply_update", "w is not f32");
     require_compute(p.u, "apply_update", "u");
     require(p.u.numel() == p.w.numel(), "apply_update", "w and u have different numbers of elements");
     require(p.u.dtype == parts[0].u.dtype, "apply_update", "u is not of one dtype in all parts");
   }
-  if (parts.empty() || !seen({1, late})) return;
-  const KeepFactor k = keep_factor(keep);
+  if (parts.empty() || std::isnan(seen({1, verdict}))) return;
+  const KeepFactor k = keep_factor(seen(keep));
+  const auto factor = static_cast<float>(seen(step));
   const auto& table = SPECTRAIN_ISA_SELECT(update_table);
   const bool half = parts[0].u.dtype == DType::bf16;
   const auto kernel = k.shrinks ? table.shrink_and_step[half] : table.keep_and_step[half];
   parallel_parts(
       threads_, parts, kElementGrain / 4, [](const UpdatePart& p) { return p.w.numel(); },
       [&](const UpdatePart& p, std::int64_t begin, std::int64_t end) {
-        kernel(p.w.as<float>() + begin, k.factor, static_cast<float>(step), at(p.u, begin), end - begin);
+        kernel(p.w.as<float>() + begin, k.factor, factor, at(p.u, begin), end - begin);
       });
 }
 

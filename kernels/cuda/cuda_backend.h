@@ -147,9 +147,9 @@ class CudaBackend final : public Backend {
 
   // update.cu, transpose.cu
   void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) override;
-  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                    std::span<const MomentumPart> parts) override;
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts, const Tensor& late) override;
+  void ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) override;
+  void apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                    const Tensor& verdict) override;
   void clip_factor(const Tensor& squares, const Tensor& loss, double clip, const Tensor& verdict) override;
   void normalize(const Tensor& x, double safety, const Tensor& y) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;

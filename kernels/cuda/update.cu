@@ -8,18 +8,19 @@
 namespace spectrain {
 namespace {
 
-// GradientScale, on the device.
-struct LateScale {
+const double* late_numbers(const Tensor& t, std::int64_t count) {
+  if (!t) return nullptr;
+  require(t.numel() == count, "an update", "a tensor of late numbers has another size");
+  return t.as<double>();
+}
+
+// Number, on the device.
+struct DeviceNumber {
   double value = 1;
   const double* late = nullptr;
-  explicit LateScale(const GradientScale& s) : value(s.value), late(s.late ? s.late.as<double>() : nullptr) {}
-  LateScale() = default;
-  // The factor, and whether the step goes on.
-  __device__ bool seen(float& scale) const {
-    const double product = late ? value * *late : value;
-    scale = static_cast<float>(product);
-    return !isnan(product);
-  }
+  DeviceNumber() = default;
+  explicit DeviceNumber(const Number& n) : value(n.value), late(late_numbers(n.late, 1)) {}
+  __device__ double seen() const { return late ? value * *late : value; }
 };
 
 // Floor: 7 x 4 bytes for each element (w, m, v read and written, g read).
@@ -33,8 +34,15 @@ struct AdamWPointers {
 };
 struct AdamW {
   AdamWFactors f;
-  LateScale scale;
-  __device__ bool begin() { return scale.seen(f.gradient_scale); }
+  double weight_decay;
+  const double* late_rates;
+  DeviceNumber scale;
+  __device__ bool begin() {
+    const double factor = scale.seen();
+    f.gradient_scale = static_cast<float>(factor);
+    if (late_rates) set_rates(f, weight_decay, late_rates);
+    return !isnan(factor);
+  }
   template <int N>
   __device__ void some(const AdamWPointers& p, std::int64_t i) const {
     Pack<float, N> w = load_some<N>(p.w + i), m = load_some<N>(p.m + i), v = load_some<N>(p.v + i);
@@ -56,9 +64,15 @@ struct MomentumPointers {
 };
 template <bool nesterov>
 struct EmaMomentum {
+  DeviceNumber momentum, weight, scale;
   float gradient_scale, mu, rest;
-  LateScale scale;
-  __device__ bool begin() { return scale.seen(gradient_scale); }
+  __device__ bool begin() {
+    const double factor = scale.seen() * weight.seen(), m = momentum.seen();
+    gradient_scale = static_cast<float>(factor);
+    mu = static_cast<float>(m);
+    rest = static_cast<float>(1 - m);
+    return !isnan(factor);
+  }
   template <int N, class U>
   __device__ void some(const MomentumPointers<U>& p, std::int64_t i) const {
     Pack<float, N> m = load_some<N>(p.m + i);
@@ -78,21 +92,22 @@ struct UpdatePointers {
   const U* u;
   bool aligned() const { return aligned_for(4, w) && aligned_for(4, u); }
 };
-template <bool shrinks>
 struct ApplyUpdate {
-  float factor, step;
-  LateScale scale;
+  DeviceNumber keep, rate, verdict;
+  KeepFactor k;
+  float step;
   __device__ bool begin() {
-    float unused;
-    return scale.seen(unused);
+    k = keep_factor(keep.seen());
+    step = static_cast<float>(rate.seen());
+    return !isnan(verdict.seen());
   }
   template <int N, class U>
   __device__ void some(const UpdatePointers<U>& p, std::int64_t i) const {
     Pack<float, N> w = load_some<N>(p.w + i);
     const Pack<U, N> u = load_some<N>(p.u + i);
-    for (int k = 0; k < N; ++k)
-      w.v[k] = shrinks ? shrink_and_step_element(w.v[k], factor, step, widen(u.v[k]))
-                       : keep_and_step_element(w.v[k], factor, step, widen(u.v[k]));
+    for (int e = 0; e < N; ++e)
+      w.v[e] = k.shrinks ? shrink_and_step_element(w.v[e], k.factor, step, widen(u.v[e]))
+                         : keep_and_step_element(w.v[e], k.factor, step, widen(u.v[e]));
     store_some(p.w + i, w);
   }
 };
@@ -161,15 +176,17 @@ void CudaBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
   }
   require(s.step >= 1, "adamw", "steps count from 1");
   launch_many(
-      *this, AdamW{adamw_factors(s), LateScale(s.gradient_scale)}, parts,
+      *this,
+      AdamW{adamw_factors(s, 1, s.rates().data()), s.weight_decay,
+            late_numbers(s.late_rates, AdamWStep::kRates), DeviceNumber(s.gradient_scale)},
+      parts,
       [](const AdamWPart& p) {
         return AdamWPointers{p.w.as<float>(), p.g.as<float>(), p.m.as<float>(), p.v.as<float>()};
       },
       [](const AdamWPart& p) { return p.w.numel(); });
 }
 
-void CudaBackend::ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                               std::span<const MomentumPart> parts) {
+void CudaBackend::ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) {
   for (const MomentumPart& p : parts) {
     const std::int64_t n = p.g.numel();
     require_f32(p.g, "ema_momentum", "g", n);
@@ -181,9 +198,9 @@ void CudaBackend::ema_momentum(const GradientScale& gradient_scale, double mu, b
   with_iterated(parts[0].u, "ema_momentum", [&](auto* first) {
     using U = Element<decltype(first)>;
     const auto start = [&](auto body) {
-      body.scale = LateScale(gradient_scale);
-      body.mu = static_cast<float>(mu);
-      body.rest = static_cast<float>(1 - mu);
+      body.momentum = DeviceNumber(s.mu);
+      body.weight = DeviceNumber(s.weight);
+      body.scale = DeviceNumber(s.gradient_scale);
       launch_many(
           *this, body, parts,
           [](const MomentumPart& p) {
@@ -191,15 +208,15 @@ void CudaBackend::ema_momentum(const GradientScale& gradient_scale, double mu, b
           },
           [](const MomentumPart& p) { return p.g.numel(); });
     };
-    if (nesterov)
+    if (s.nesterov)
       start(EmaMomentum<true>{});
     else
       start(EmaMomentum<false>{});
   });
 }
 
-void CudaBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                               const Tensor& late) {
+void CudaBackend::apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                               const Tensor& verdict) {
   for (const UpdatePart& p : parts) {
     require_f32(p.w, "apply_update", "w", p.w.numel());
     require(p.u.numel() == p.w.numel(), "apply_update", "w and u have different numbers of elements");
@@ -208,22 +225,12 @@ void CudaBackend::apply_update(double keep, double step, std::span<const UpdateP
   if (parts.empty()) return;
   with_iterated(parts[0].u, "apply_update", [&](auto* first) {
     using U = Element<decltype(first)>;
-    const KeepFactor k = keep_factor(keep);
-    const auto start = [&](auto body) {
-      body.scale = LateScale({1, late});
-      body.factor = k.factor;
-      body.step = static_cast<float>(step);
-      launch_many(
-          *this, body, parts,
-          [](const UpdatePart& p) {
-            return UpdatePointers<U>{p.w.as<float>(), p.u.as<U>()};
-          },
-          [](const UpdatePart& p) { return p.w.numel(); });
-    };
-    if (k.shrinks)
-      start(ApplyUpdate<true>{});
-    else
-      start(ApplyUpdate<false>{});
+    launch_many(
+        *this, ApplyUpdate{DeviceNumber(keep), DeviceNumber(step), DeviceNumber({1, verdict}), {}, 0}, parts,
+        [](const UpdatePart& p) {
+          return UpdatePointers<U>{p.w.as<float>(), p.u.as<U>()};
+        },
+        [](const UpdatePart& p) { return p.w.numel(); });
   });
 }
 

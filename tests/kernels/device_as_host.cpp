@@ -224,23 +224,23 @@ class DeviceAsHost final : public Backend {
       for (const AdamWPart& p : parts) mine.push_back({c(p.w), c(p.g), c(p.m), c(p.v)});
       AdamWStep step = s;
       step.gradient_scale = c(s.gradient_scale);
+      step.late_rates = c(s.late_rates);
       device_->adamw(step, mine);
     });
   }
-  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                    std::span<const MomentumPart> parts) override {
+  void ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) override {
     call([&](Call& c) {
       std::vector<MomentumPart> mine;
       for (const MomentumPart& p : parts) mine.push_back({c(p.g), c(p.m), c(p.u)});
-      device_->ema_momentum(c(gradient_scale), mu, nesterov, mine);
+      device_->ema_momentum({c(s.mu), s.nesterov, c(s.weight), c(s.gradient_scale)}, mine);
     });
   }
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                    const Tensor& late) override {
+  void apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                    const Tensor& verdict) override {
     call([&](Call& c) {
       std::vector<UpdatePart> mine;
       for (const UpdatePart& p : parts) mine.push_back({c(p.w), c(p.u)});
-      device_->apply_update(keep, step, mine, c(late));
+      device_->apply_update(c(keep), c(step), mine, c(verdict));
     });
   }
   void clip_factor(const Tensor& squares, const Tensor& loss, double clip, const Tensor& verdict) override {
@@ -362,7 +362,7 @@ class DeviceAsHost final : public Backend {
       }
       return {e.memory->data(), host.dtype, host.shape};
     }
-    GradientScale operator()(const GradientScale& scale) { return {scale.value, (*this)(scale.late)}; }
+    Number operator()(const Number& n) { return {n.value, (*this)(n.late)}; }
     void bring_back() {
       device_.synchronize();
       for (auto& [data, e] : entries_)

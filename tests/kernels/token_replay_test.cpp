@@ -61,7 +61,7 @@ TEST_F(TokenReplay, UpdatesTakeTensorsAtAnyAddress) {
     std::vector<Tensor> t;
     for (const Tensor& x : {g, w, m, v, u}) t.push_back(copy_of(x, offset));
     gpu().adamw(s, {{t[1], t[0], t[2], t[3]}});
-    gpu().ema_momentum(0.5, 0.9, true, {{t[0], t[2], t[4]}});
+    gpu().ema_momentum({0.9, true, {}, 0.5}, {{t[0], t[2], t[4]}});
     gpu().apply_update(0.99, 0.1, {{t[1], t[4]}});
     gpu().axpby(2, t[4], 0.5, t[3]);
     gpu().normalize(t[2], 1.1, t[4]);

@@ -60,8 +60,8 @@ TEST_P(UpdateTest, EmaMomentum) {
     for (const bool nesterov : {false, true})
       for (const DType dtype : {DType::f32, DType::bf16}) {
         const Twin g = random({n}, DType::f32), m = random({n}, DType::f32), u = output({n}, dtype);
-        cpu().ema_momentum(0.7, 0.95, nesterov, {{g.tested, m.tested, u.tested}});
-        exact().ema_momentum(0.7, 0.95, nesterov, {{g.exact, m.exact, u.exact}});
+        cpu().ema_momentum({0.95, nesterov, {}, 0.7}, {{g.tested, m.tested, u.tested}});
+        exact().ema_momentum({0.95, nesterov, {}, 0.7}, {{g.exact, m.exact, u.exact}});
         expect_close(m, 2, 1, "m");
         expect_close(u, 3, 1, "u");
       }
@@ -112,11 +112,11 @@ TEST_P(UpdateTest, ManyTensorsAreUpdatedAsEachByItself) {
   AdamWStep s;
   s.lr = 0.1;
   cpu().adamw(s, adamw);
-  cpu().ema_momentum(0.7, 0.9, true, momentum);
+  cpu().ema_momentum({0.9, true, {}, 0.7}, momentum);
   cpu().apply_update(0.9, 0.1, update);
   for (std::size_t i = 0; i < adamw.size(); ++i) {
     cpu().adamw(s, {adamw_alone[i]});
-    cpu().ema_momentum(0.7, 0.9, true, {momentum_alone[i]});
+    cpu().ema_momentum({0.9, true, {}, 0.7}, {momentum_alone[i]});
     cpu().apply_update(0.9, 0.1, {update_alone[i]});
     expect_same_bits(adamw[i].w, adamw_alone[i].w, "w");
     expect_same_bits(adamw[i].m, adamw_alone[i].m, "m");
@@ -124,7 +124,7 @@ TEST_P(UpdateTest, ManyTensorsAreUpdatedAsEachByItself) {
     expect_same_bits(momentum[i].u, momentum_alone[i].u, "u");
   }
   cpu().adamw(s, std::span<const AdamWPart>());
-  cpu().ema_momentum(1, 0.9, true, std::span<const MomentumPart>());
+  cpu().ema_momentum({0.9, true, {}, 1}, std::span<const MomentumPart>());
   cpu().apply_update(1, 1, std::span<const UpdatePart>());
 }
 
@@ -142,13 +142,13 @@ TEST_P(UpdateTest, AScaleThatTheHostHasNotSeen) {
         std::memcpy(list->back().data, before.back().data, before.back().bytes());
       }
     }
-    const auto run = [&](const std::vector<Tensor>& t, const GradientScale& scale, const Tensor& permit) {
+    const auto run = [&](const std::vector<Tensor>& t, const Number& scale, const Tensor& permit) {
       AdamWStep s;
       s.lr = 0.1;
       s.weight_decay = 0.1;
       s.gradient_scale = scale;
       cpu().adamw(s, {{t[0], g.tested, t[1], t[2]}});
-      cpu().ema_momentum(scale, 0.9, true, {{g.tested, t[3], t[4]}});
+      cpu().ema_momentum({0.9, true, {}, scale}, {{g.tested, t[3], t[4]}});
       cpu().apply_update(0.9, 0.1, {{t[5], t[4]}}, permit);
     };
     for (const auto* list : {&before, &known, &unseen})
@@ -163,6 +163,44 @@ TEST_P(UpdateTest, AScaleThatTheHostHasNotSeen) {
       expect_same_bits(unseen[i], known[i], "changed as by the number");
       EXPECT_NE(std::memcmp(unseen[i].data, before[i].data, before[i].bytes()), 0) << i;
     }
+  }
+}
+
+// The numbers of a step, found in the backend's memory, do what they do as arguments. A decay above 1/2 takes
+// the other way of the two that keep has.
+TEST_P(UpdateTest, NumbersOfAStepInTheBackendsMemory) {
+  for (const double keep : {0.999, 0.3}) {
+    const std::int64_t n = 4099;
+    const Twin g = random({n}, DType::f32);
+    std::vector<Tensor> known, late;  // w, m, v, momentum, u, weight
+    for (int i = 0; i < 6; ++i) {
+      const Twin start = random({n}, i == 4 ? DType::bf16 : DType::f32);
+      for (std::int64_t e = 0; i == 2 && e < n; ++e)
+        start.tested.as<float>()[e] = std::abs(start.tested.as<float>()[e]);
+      for (auto* list : {&known, &late}) {
+        list->push_back(space({n}, start.tested.dtype).tested);
+        std::memcpy(list->back().data, start.tested.data, start.tested.bytes());
+      }
+    }
+    const auto run = [&](const std::vector<Tensor>& t, const AdamWStep& adamw, const MomentumStep& momentum,
+                         const Number& kept, const Number& step) {
+      cpu().adamw(adamw, {{t[0], g.tested, t[1], t[2]}});
+      cpu().ema_momentum(momentum, {{g.tested, t[3], t[4]}});
+      cpu().apply_update(kept, step, {{t[5], t[4]}});
+    };
+    AdamWStep s;
+    s.lr = 0.1;
+    s.weight_decay = 0.1;
+    s.step = 3;
+    auto rates = s.rates();
+    EXPECT_THAT(rates, testing::ElementsAre(0.1, 1 - std::pow(0.9, 3), 1 - std::pow(0.95, 3)));
+    run(known, s, {0.7, true, 1 / 0.3, 0.5}, keep, 0.04);
+    double numbers[] = {0.7, 1 / 0.3, keep, 0.02};
+    const auto number = [&](int i) { return Tensor(numbers + i, DType::f64, {1}); };
+    s.lr = 7, s.step = 1000;  // not those that count
+    s.late_rates = Tensor(rates.data(), DType::f64, {3});
+    run(late, s, {{1, number(0)}, true, {1, number(1)}, 0.5}, {1, number(2)}, {2, number(3)});
+    for (std::size_t i = 0; i < 6; ++i) expect_same_bits(late[i], known[i], "changed as by the arguments");
   }
 }
 

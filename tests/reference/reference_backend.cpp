@@ -96,43 +96,48 @@ void ReferenceBackend::copy_to_host(void* to, const Tensor& from) {
 // ---- optimizer
 
 void ReferenceBackend::adamw(const AdamWStep& s, std::span<const AdamWPart> parts) {
-  const std::optional<double> scale = seen(s.gradient_scale);
-  if (!scale) return;
-  const double c1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
-  const double c2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
+  const double scale = seen(s.gradient_scale);
+  if (std::isnan(scale)) return;
+  double lr = s.lr;
+  double c1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
+  double c2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
+  if (s.late_rates) {
+    const double* const late = s.late_rates.as<double>();
+    lr = late[0], c1 = late[1], c2 = late[2];
+  }
   for (const AdamWPart& p : parts) {
     double *W = p.w.as<double>(), *M = p.m.as<double>(), *V = p.v.as<double>();
     const double* G = p.g.as<double>();
     for (std::int64_t i = 0; i < p.w.numel(); ++i) {
-      const double gradient = *scale * G[i];
+      const double gradient = scale * G[i];
       M[i] = s.beta1 * M[i] + (1 - s.beta1) * gradient;
       V[i] = s.beta2 * V[i] + (1 - s.beta2) * gradient * gradient;
-      W[i] = W[i] * (1 - s.lr * s.weight_decay) - s.lr * (M[i] / c1) / (std::sqrt(V[i] / c2) + s.eps);
+      W[i] = W[i] * (1 - lr * s.weight_decay) - lr * (M[i] / c1) / (std::sqrt(V[i] / c2) + s.eps);
     }
   }
 }
 
-void ReferenceBackend::ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                                    std::span<const MomentumPart> parts) {
-  const std::optional<double> scale = seen(gradient_scale);
-  if (!scale) return;
+void ReferenceBackend::ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) {
+  const double scale = seen(s.gradient_scale) * seen(s.weight), mu = seen(s.mu);
+  if (std::isnan(scale)) return;
   for (const MomentumPart& p : parts) {
     double *M = p.m.as<double>(), *U = p.u.as<double>();
     const double* G = p.g.as<double>();
     for (std::int64_t i = 0; i < p.g.numel(); ++i) {
-      const double gradient = *scale * G[i];
+      const double gradient = scale * G[i];
       M[i] = mu * M[i] + (1 - mu) * gradient;
-      U[i] = nesterov ? mu * M[i] + (1 - mu) * gradient : M[i];
+      U[i] = s.nesterov ? mu * M[i] + (1 - mu) * gradient : M[i];
     }
   }
 }
 
-void ReferenceBackend::apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                                    const Tensor& late) {
-  if (!seen({1, late})) return;
+void ReferenceBackend::apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                                    const Tensor& verdict) {
+  if (std::isnan(seen({1, verdict}))) return;
+  const double k = seen(keep), s = seen(step);
   for (const UpdatePart& p : parts) {
     double* W = p.w.as<double>();
-    for (std::int64_t i = 0; i < p.w.numel(); ++i) W[i] = keep * W[i] - step * get(p.u, i);
+    for (std::int64_t i = 0; i < p.w.numel(); ++i) W[i] = k * W[i] - s * get(p.u, i);
   }
 }
 

@@ -32,10 +32,9 @@ class ReferenceBackend final : public Backend {
   void synchronize() override {}
 
   void adamw(const AdamWStep& s, std::span<const AdamWPart> parts) override;
-  void ema_momentum(const GradientScale& gradient_scale, double mu, bool nesterov,
-                    std::span<const MomentumPart> parts) override;
-  void apply_update(double keep, double step, std::span<const UpdatePart> parts,
-                    const Tensor& late) override;
+  void ema_momentum(const MomentumStep& s, std::span<const MomentumPart> parts) override;
+  void apply_update(const Number& keep, const Number& step, std::span<const UpdatePart> parts,
+                    const Tensor& verdict) override;
   void axpby(double a, const Tensor& x, double b, const Tensor& y) override;
 
   // reference_formula.cpp
