@@ -103,8 +103,9 @@ class MemoryKernels {
   virtual void synchronize() = 0;                      // returns when everything asked for so far is done
   virtual bool asynchronous() const { return false; }  // whether calls return before their work is done
   // Records what `work` asks for, without doing it. Null where a backend has nothing to gain from that, or
-  // something refuses to be recorded (notes() says what): then nothing was done. The work must have run once before, in the ordinary way, with the same tensors; it
-  // may not return anything to the host. Numbers handed to kernels are recorded as they are now.
+  // something refuses to be recorded (notes() says what): then nothing was done. The work must have run once
+  // before, in the ordinary way, with the same tensors; it may not return anything to the host. Numbers handed
+  // to kernels are recorded as they are now; for others each time there is Number::late.
   virtual std::unique_ptr<Replay> record(const std::function<void()>& /*work*/) { return nullptr; }
 
  protected:

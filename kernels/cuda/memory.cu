@@ -222,7 +222,7 @@ std::unique_ptr<Replay> CudaBackend::record(const std::function<void()>& work) {
   } catch (const Error& e) {
     // A library that cannot be recorded, say: work can still be done one kernel after the other.
     notes_.push_back(
-        std::string("A pass could not be recorded as a CUDA graph and is started kernel by kernel: ") +
+        std::string("Work could not be recorded as a CUDA graph and is started kernel by kernel: ") +
         e.what());
   } catch (...) {
     if (graph) cudaGraphDestroy(graph);
