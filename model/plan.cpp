@@ -1,7 +1,6 @@
 #include "model/plan.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "model/operations.h"
 
@@ -392,33 +391,7 @@ class Planner {
       // The workspace is seen as i32: what is not a whole word of it would be lost (an odd row of bf16 was).
       plan_.workspace_bytes = std::max(plan_.workspace_bytes, (w + 3) / 4 * 4);
     }
-    layout();
-  }
-
-  // Largest first, each at the lowest offset where nothing alive at the same time lies (greedy by size:
-  // within a few percent of optimal for such graphs, Pisarchyk and Lee 2020).
-  void layout() {
-    std::vector<int> by_size(plan_.storages.size());
-    std::iota(by_size.begin(), by_size.end(), 0);
-    std::stable_sort(by_size.begin(), by_size.end(),
-                     [&](int a, int b) { return at(plan_.storages, a).bytes > at(plan_.storages, b).bytes; });
-    std::vector<const Storage*> placed;  // by offset
-    for (const int i : by_size) {
-      Storage& s = at(plan_.storages, i);
-      if (s.first < 0) continue;
-      std::size_t offset = 0;
-      for (const Storage* other : placed) {
-        if (other->last < s.first || other->first > s.last) continue;
-        if (offset + s.bytes <= other->offset) break;
-        offset = std::max(offset, other->offset + other->bytes);
-      }
-      s.offset = offset;
-      plan_.arena_bytes = std::max(plan_.arena_bytes, offset + s.bytes);
-      const auto where =
-          std::upper_bound(placed.begin(), placed.end(), &s,
-                           [](const Storage* a, const Storage* b) { return a->offset < b->offset; });
-      placed.insert(where, &s);
-    }
+    plan_.arena_bytes = lay_out(plan_.storages);
   }
 
   const Recording& r_;
@@ -437,41 +410,6 @@ class Planner {
 
 Plan make_plan(const Tape& tape, Value result, DType master, DType logits, const ProgramOptions& options) {
   return Planner(tape.recording(), result, master, logits, options).run();
-}
-
-std::vector<std::uint8_t> prepared_parameters(const Tape& tape) {
-  const Recording& r = tape.recording();
-  std::vector<std::uint8_t> used(r.parameters.size(), 0);
-  for (const Recording::Node& n : r.nodes)
-    for (std::size_t k = 0; k < n.inputs.size(); ++k) {
-      if (n.inputs[k] < 0 || !n.op->prepared_input(k)) continue;
-      const Recording::ValueInfo& v = r.values[static_cast<std::size_t>(n.inputs[k])];
-      if (v.kind != Kind::parameter) throw std::logic_error("a product's matrix must be a parameter");
-      used[static_cast<std::size_t>(v.index)] = 1;
-    }
-  return used;
-}
-
-std::vector<double> roundings(const Tape& tape) {
-  const Recording& r = tape.recording();
-  std::vector<double> scales(r.parameters.size(), 0);
-  for (const Recording::Node& n : r.nodes)
-    for (std::size_t k = 0; k < n.inputs.size(); ++k)
-      if (const double scale = n.op->rounded_input(k); n.inputs[k] >= 0 && scale > 0)
-        scales[static_cast<std::size_t>(r.values[static_cast<std::size_t>(n.inputs[k])].index)] = scale;
-  return scales;
-}
-
-std::vector<std::uint8_t> read_parameters(const Tape& tape) {
-  const Recording& r = tape.recording();
-  std::vector<std::uint8_t> read(r.parameters.size(), 0);
-  for (const Recording::Node& n : r.nodes)
-    for (std::size_t k = 0; k < n.inputs.size(); ++k) {
-      if (n.inputs[k] < 0 || n.op->prepared_input(k)) continue;
-      const Recording::ValueInfo& v = r.values[static_cast<std::size_t>(n.inputs[k])];
-      if (v.kind == Kind::parameter) read[static_cast<std::size_t>(v.index)] = 1;
-    }
-  return read;
 }
 
 }  // namespace spectrain

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <functional>
+#include <random>
 
 #include "model/plan.h"
 #include "model/program.h"
@@ -296,6 +297,38 @@ TEST(Plan, StoragesAliveTogetherNeverOverlap) {
         if (&a == &b || a.first < 0 || b.first < 0 || a.last < b.first || b.last < a.first) continue;
         EXPECT_TRUE(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset);
       }
+  }
+}
+
+TEST(Plan, ArenasOfRandomLifetimes) {
+  std::mt19937 random(5);
+  const auto below = [&](unsigned n) { return static_cast<int>(random() % n); };
+  for (int round = 0; round < 50; ++round) {
+    std::vector<Storage> storages(static_cast<std::size_t>(1 + below(60)));
+    for (Storage& s : storages) {
+      s.bytes = static_cast<std::size_t>(64 * (1 + below(100)));
+      if (below(10) == 0) continue;  // nobody uses it: it needs no room
+      s.first = below(40);
+      s.last = s.first + below(12);
+    }
+    const std::size_t arena = lay_out(storages);
+    std::size_t end = 0, peak = 0;
+    for (int now = 0; now < 60; ++now) {
+      std::size_t alive = 0;
+      for (const Storage& s : storages)
+        alive += s.first >= 0 && s.first <= now && now <= s.last ? s.bytes : 0;
+      peak = std::max(peak, alive);
+    }
+    for (const Storage& a : storages) {
+      if (a.first < 0) continue;
+      end = std::max(end, a.offset + a.bytes);
+      for (const Storage& b : storages)
+        if (&a != &b && b.first >= 0 && a.first <= b.last && b.first <= a.last)
+          EXPECT_TRUE(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset) << "round " << round;
+    }
+    EXPECT_EQ(arena, end);
+    EXPECT_GE(arena, peak);
+    EXPECT_LE(static_cast<double>(arena), 1.4 * static_cast<double>(peak));
   }
 }
 
