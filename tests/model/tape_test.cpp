@@ -322,9 +322,10 @@ TEST(Plan, ArenasOfRandomLifetimes) {
     for (const Storage& a : storages) {
       if (a.first < 0) continue;
       end = std::max(end, a.offset + a.bytes);
-      for (const Storage& b : storages)
-        if (&a != &b && b.first >= 0 && a.first <= b.last && b.first <= a.last)
-          EXPECT_TRUE(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset) << "round " << round;
+      for (const Storage& b : storages) {
+        if (&a == &b || b.first < 0 || a.last < b.first || b.last < a.first) continue;
+        EXPECT_TRUE(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset) << "round " << round;
+      }
     }
     EXPECT_EQ(arena, end);
     EXPECT_GE(arena, peak);
