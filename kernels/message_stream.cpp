@@ -164,8 +164,13 @@ void MessageCollectives::pause() {
     if (now - last_turn_ > kTurnEvery) turn();
     return;
   }
-  for (int peer = 0; peer < ranks(); ++peer)
-    if (link_.transport->lost(peer)) link_.control->lost(peer);
+  for (int peer = 0; peer < ranks(); ++peer) {
+    if (!link_.transport->lost(peer)) continue;
+    // First what there is to hear: a peer may have ended because of a failure that this rank is to hear of,
+    // and may be the one that tells the user. Then it must not be passed over for having ended.
+    turn();
+    link_.control->lost(peer);
+  }
   const auto timeout_at = last_move_ + std::chrono::duration_cast<Clock::duration>(
                                            std::chrono::duration<double>(std::min(link_.place.timeout, 1e8)));
   if (now >= timeout_at) link_.control->stuck();
